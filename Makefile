@@ -1,0 +1,49 @@
+# make install | run | check | test | bench
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+# Where pip finds no CPU build of torch by itself, name an index that has one in ARCH_SEARCH_TORCH_INDEX.
+TORCH_INDEX := $(if $(ARCH_SEARCH_TORCH_INDEX),--extra-index-url "$(ARCH_SEARCH_TORCH_INDEX)")
+PIP := "$(BIN)/python" -m pip install --quiet --disable-pip-version-check
+SOURCES := arch_search kernels slurm cognition_db hydra_conf
+
+.PHONY: install install-dev run check test bench clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml setup.py
+	@echo "making $(VENV) (about 1 GB)"
+	@test -x "$(BIN)/python" || $(PYTHON) -m venv "$(VENV)"
+	@$(PIP) $(TORCH_INDEX) "$(TORCH)"
+	@$(PIP) -e .
+	@touch "$@"
+
+install-dev: $(VENV)/.installed-dev
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@$(PIP) -e ".[dev]"
+	@touch "$@"
+
+# A whole campaign with a real model on this machine: at most 25 minutes the first time on two cores, 18 after that.
+run: install
+	@"$(BIN)/arch-search" prefetch llm=vllm
+	@"$(BIN)/arch-search" run campaign=demo
+
+# What a commit must pass; about a minute.
+check: install-dev
+	@"$(BIN)/ruff" check .
+	@"$(BIN)/ruff" format --check .
+	@"$(BIN)/mypy"
+	@OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n 2 -m "not slow and not vllm and not slurm and not gpu"
+
+# Everything: real Slurm, real vLLM. Names what it had to skip.
+test: install-dev
+	@tests/run_all.sh
+
+bench: install-dev
+	@OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -s tests/benchmarks
+
+clean:
+	rm -rf "$(VENV)" build dist *.egg-info

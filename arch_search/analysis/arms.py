@@ -1,0 +1,120 @@
+"""Arms and rungs compared: how many proposals came through each step, and what those measured gained on average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from arch_search.analysis.statistics import Noise, Standing, t_interval, wilson
+from cognition_db.experience.archive import ArchiveContents
+from cognition_db.records import SlotTry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """`count` of `total`, with Wilson's interval of the share."""
+
+    count: int
+    total: int
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float:
+        return self.count / self.total if self.total else math.nan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """One arm or rung. Shares are of the asked, only `better` is of the measured."""
+
+    label: str
+    asked: int
+    rendered: Share  # the reply made a program
+    admitted: Share
+    trained: Share  # at least one seed finished
+    better: Share
+    improvement: float  # mean over the measured programs; NaN without one
+    low: float
+    high: float
+
+
+def by_arm(
+    contents: ArchiveContents, standings: Sequence[Standing], *, noise: Noise, confidence: float
+) -> tuple[Group, ...]:
+    """One group per arm that asked for programs, in the order of their first proposal."""
+    return _groups(contents.tries, standings, lambda row: row.arm, lambda tried: tried.proposal.arm, noise, confidence)
+
+
+def by_rung(
+    contents: ArchiveContents, standings: Sequence[Standing], *, noise: Noise, confidence: float
+) -> tuple[Group, ...]:
+    """One group per rung that asked for programs, in the order of their first proposal."""
+    return _groups(
+        contents.tries, standings, lambda row: row.rung, lambda tried: tried.proposal.rung, noise, confidence
+    )
+
+
+def _groups(
+    tries: Sequence[SlotTry],
+    standings: Sequence[Standing],
+    label_of: Callable[[Standing], str],
+    label_of_try: Callable[[SlotTry], str],
+    noise: Noise,
+    confidence: float,
+) -> tuple[Group, ...]:
+    labels = list(dict.fromkeys(label_of_try(tried) for tried in tries))
+    return tuple(
+        _group(
+            label,
+            [tried for tried in tries if label_of_try(tried) == label],
+            [row for row in standings if row.arm != "baseline" and label_of(row) == label],
+            noise,
+            confidence,
+        )
+        for label in labels
+    )
+
+
+def _group(label: str, tries: Sequence[SlotTry], rows: Sequence[Standing], noise: Noise, confidence: float) -> Group:
+    measured = [row for row in rows if row.verdict != "not_measured"]
+    improvement, low, high = _mean_improvement(measured, noise, confidence)
+
+    def share(count: int, total: int) -> Share:
+        low, high = wilson(count, total, confidence)
+        return Share(count=count, total=total, low=low, high=high)
+
+    return Group(
+        label=label,
+        asked=len(tries),
+        rendered=share(sum(bool(tried.proposal.program) for tried in tries), len(tries)),
+        admitted=share(sum(tried.candidate is not None for tried in tries), len(tries)),
+        trained=share(sum(row.n > 0 for row in rows), len(tries)),
+        better=share(sum(row.verdict == "better" for row in measured), len(measured)),
+        improvement=improvement,
+        low=low,
+        high=high,
+    )
+
+
+def _mean_improvement(rows: Sequence[Standing], noise: Noise, confidence: float) -> tuple[float, float, float]:
+    """Mean over programs and its interval: their spread, plus the error of the reference that all of them share.
+
+    Degrees of freedom after Welch and Satterthwaite. One program alone keeps its own interval.
+    """
+    if not rows:
+        return math.nan, math.nan, math.nan
+    if len(rows) == 1:
+        return rows[0].improvement, rows[0].low, rows[0].high
+    values = np.array([row.improvement for row in rows])
+    if noise.df < 1:
+        return float(values.mean()), math.nan, math.nan
+    spread = float(values.var(ddof=1)) / len(values)
+    shared = noise.sd**2 / float(np.median([row.n for row in rows]))
+    total = spread + shared
+    df = total**2 / (spread**2 / (len(values) - 1) + shared**2 / noise.df)
+    mean = float(values.mean())
+    return mean, *t_interval(mean, math.sqrt(total), df, confidence)

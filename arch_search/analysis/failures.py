@@ -1,0 +1,54 @@
+"""Failures by cause: which checks refused proposals and why, and how training runs ended."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from arch_search.analysis.text import one_line, short
+from cognition_db.records import Evaluation, SlotTry
+
+_REASONS_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """One cause with the reasons given most often, each with its count and numbers replaced by #."""
+
+    label: str
+    count: int
+    reasons: tuple[tuple[str, int], ...]
+
+
+def refusals(tries: Sequence[SlotTry]) -> tuple[Cause, ...]:
+    """Refused proposals by the first check that refused them, most frequent first."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for tried in tries:
+        if tried.candidate is not None:
+            continue
+        first = next((verdict for verdict in tried.verdicts if verdict.refuses), None)
+        reasons[first.check if first else "no verdict"].append(first.reason if first else "")
+    return _causes(reasons)
+
+
+def endings(evaluations: Sequence[Evaluation]) -> tuple[Cause, ...]:
+    """Training runs by how they ended, most frequent first; `finished` is one of them."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for evaluation in evaluations:
+        reasons[evaluation.ending].append(evaluation.cause)
+    return _causes(reasons)
+
+
+def _causes(reasons: dict[str, list[str]]) -> tuple[Cause, ...]:
+    causes = [
+        Cause(label=label, count=len(given), reasons=tuple(_alike(given).most_common(_REASONS_SHOWN)))
+        for label, given in reasons.items()
+    ]
+    return tuple(sorted(causes, key=lambda cause: (-cause.count, cause.label)))
+
+
+def _alike(reasons: Sequence[str]) -> Counter[str]:
+    """Reasons that differ only in their numbers are counted as one."""
+    return Counter(short(re.sub(r"\d[\d.e+-]*", "#", one_line(reason)), 160) for reason in reasons if reason.strip())

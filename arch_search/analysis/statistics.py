@@ -1,0 +1,352 @@
+"""Statistics of a campaign: improvement over the reference in paired seeds, its noise, verdicts. Pure over the archive.
+
+Model: metric[program, seed] = program + seed + error, the errors independent with one standard deviation for all
+programs. Pairing removes the seed's part; the error is estimated from every program trained with more than one seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.special import ndtri, stdtr, stdtrit
+
+from cognition_db.experience.archive import ArchiveContents
+from cognition_db.records import Arm, Candidate, Evaluation, Rung
+
+Verdict = Literal["better", "worse", "within_noise", "not_measured"]
+# candidate id -> seed -> value
+Values = Mapping[str, Mapping[int, float]]
+
+# +1 where more is better. Improvements are multiplied by it: positive is better for every metric.
+ORIENTATION: Mapping[str, int] = {"recall_accuracy": 1, "heldout_loss": -1}
+
+# A sum of squared residuals below this, per value, is rounding and not noise.
+_ROUNDING = 1e-24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """Standard deviation of the metric between runs of one program; NaN and 0 degrees of freedom where unknown.
+
+    `pooled_sd` is what remains after each program's and each seed's mean, over all programs; `floor_sd` is the same
+    over the reference and its placebos, which are one program in several texts. `sd`, the larger of both, makes the
+    intervals: a crowd of broken programs that all score alike must not make the reference look noiseless.
+    `unpaired_sd` keeps the seed's part; it serves where no seed is shared with the reference.
+    """
+
+    sd: float
+    df: int
+    pooled_sd: float
+    floor_sd: float
+    floor_df: int
+    unpaired_sd: float
+    unpaired_df: int
+
+    def half_width(self, n: int, confidence: float) -> float:
+        """Smallest paired difference over `n` seeds whose interval leaves out zero; NaN where noise is unknown."""
+        if self.df < 1 or n < 1:
+            return math.nan
+        return _critical(self.df, confidence) * self.sd * math.sqrt(2.0 / n)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One program against the reference. `low`, `high` and `p_value` are NaN where noise is unknown."""
+
+    n: int  # seeds the improvement rests on
+    improvement: float
+    low: float
+    high: float
+    p_value: float  # two-sided, for itself alone
+    paired: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Place of one program. `improvement` is over the reference, positive = better, in the unit of the metric.
+
+    `low` and `high` bound it at the asked confidence for this program alone; `verdict` uses `p_adjusted` (Holm over
+    all programs of the search, or over all baselines), so an interval beside zero may still be within noise.
+    """
+
+    candidate_id: str
+    name: str
+    arm: Arm
+    rung: Rung
+    generation: int
+    n: int  # finished seeds
+    failed: int  # seeds that ended otherwise; one is enough for not_measured
+    mean: float  # of the metric as measured, over the finished seeds
+    improvement: float
+    low: float
+    high: float
+    p_adjusted: float
+    paired: bool
+    verdict: Verdict
+    note: str
+
+
+def standings(contents: ArchiveContents, *, reference_id: str, metric: str, confidence: float) -> tuple[Standing, ...]:
+    """Every candidate and baseline, ranked by lower bound; programs without an interval come last.
+
+    The reference stands at improvement 0 with the interval [0, 0]: whatever ranks above it leaves zero out.
+    """
+    values = seed_values(contents.evaluations, metric)
+    failed = failed_seeds(contents.evaluations, metric)
+    sound = {key: seeds for key, seeds in values.items() if key == reference_id or not failed.get(key)}
+    compared = compare(
+        oriented(sound, metric),
+        reference_id=reference_id,
+        confidence=confidence,
+        noise=noise_of(contents, reference_id=reference_id, metric=metric),
+    )
+    adjusted = _adjusted(contents.candidates, compared, reference_id)
+    rows = [
+        _standing(
+            candidate,
+            values=values.get(candidate.id, {}),
+            failed=failed.get(candidate.id, 0),
+            comparison=compared.get(candidate.id),
+            p_adjusted=adjusted.get(candidate.id, math.nan),
+            is_reference=candidate.id == reference_id,
+            level=1.0 - confidence,
+        )
+        for candidate in contents.candidates
+    ]
+    return tuple(sorted(rows, key=_rank_key))
+
+
+def seed_values(evaluations: Iterable[Evaluation], metric: str) -> dict[str, dict[int, float]]:
+    """Finite values of finished tasks, as measured: candidate id -> seed -> value.
+
+    Raises ValueError for evaluations of several stages: values of two scales must not be averaged.
+    """
+    stages: set[str] = set()
+    values: dict[str, dict[int, float]] = defaultdict(dict)
+    for evaluation in evaluations:
+        stages.add(evaluation.task.stage)
+        value = evaluation.score(metric)
+        if value is not None and math.isfinite(value):
+            values[evaluation.task.candidate_id][evaluation.task.seed] = value
+    if len(stages) > 1:
+        raise ValueError(f"evaluations of the stages {', '.join(sorted(stages))}; pass those of one stage")
+    return dict(values)
+
+
+def failed_seeds(evaluations: Iterable[Evaluation], metric: str) -> dict[str, int]:
+    """Tasks without a finite value of the metric, by candidate id: a program is not judged by its lucky seeds."""
+    failed: dict[str, int] = defaultdict(int)
+    for evaluation in evaluations:
+        value = evaluation.score(metric)
+        if value is None or not math.isfinite(value):
+            failed[evaluation.task.candidate_id] += 1
+    return dict(failed)
+
+
+def oriented(values: Values, metric: str) -> dict[str, dict[int, float]]:
+    """The values with the sign that makes more better."""
+    sign = ORIENTATION[metric]
+    return {key: {seed: sign * value for seed, value in seeds.items()} for key, seeds in values.items()}
+
+
+def noise_of(contents: ArchiveContents, *, reference_id: str, metric: str) -> Noise:
+    """Noise of the metric in this campaign; see Noise."""
+    same = {reference_id} | {candidate.id for candidate in contents.candidates if candidate.arm == "placebo"}
+    return noise(seed_values(contents.evaluations, metric), same_program=same)
+
+
+def noise(values: Values, *, same_program: Iterable[str]) -> Noise:
+    """Noise from values alone; `same_program` names the reference and its placebos."""
+    same = set(same_program)
+    pooled_sd, df = _residual_sd(values)
+    floor_sd, floor_df = _residual_sd({key: seeds for key, seeds in values.items() if key in same})
+    unpaired_sd, unpaired_df = _within_sd(values)
+    return Noise(
+        sd=max(pooled_sd, floor_sd) if floor_df else pooled_sd,
+        df=df,
+        pooled_sd=pooled_sd,
+        floor_sd=floor_sd,
+        floor_df=floor_df,
+        unpaired_sd=unpaired_sd,
+        unpaired_df=unpaired_df,
+    )
+
+
+def compare(values: Values, *, reference_id: str, noise: Noise, confidence: float) -> dict[str, Comparison]:
+    """Improvement over the reference of every other program in `values` (oriented: more is better)."""
+    reference = values.get(reference_id)
+    if not reference:
+        return {}
+    return {
+        key: _comparison(seeds, reference, noise, confidence)
+        for key, seeds in values.items()
+        if key != reference_id and seeds
+    }
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values adjusted for their number (Holm 1979): significant at level a in the family where below a."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted = [math.nan] * len(p_values)
+    largest = 0.0
+    for place, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def wilson(count: int, total: int, confidence: float) -> tuple[float, float]:
+    """Wilson's interval of a share; (0, 1) where nothing was counted."""
+    if total == 0:
+        return 0.0, 1.0
+    z = float(ndtri(0.5 + confidence / 2.0))
+    share = count / total
+    scale = 1.0 + z * z / total
+    centre = (share + z * z / (2 * total)) / scale
+    half = z / scale * math.sqrt(share * (1.0 - share) / total + z * z / (4 * total * total))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def t_interval(mean: float, standard_error: float, df: float, confidence: float) -> tuple[float, float]:
+    """Student's interval around `mean`."""
+    half = _critical(df, confidence) * standard_error
+    return mean - half, mean + half
+
+
+def _critical(df: float, confidence: float) -> float:
+    return float(stdtrit(df, 0.5 + confidence / 2.0))
+
+
+def _residual_sd(values: Values) -> tuple[float, int]:
+    """Standard deviation after the means of programs and of seeds, and its degrees of freedom; (NaN, 0) if none."""
+    cells = [(key, seed, value) for key, seeds in values.items() for seed, value in seeds.items()]
+    if not cells:
+        return math.nan, 0
+    programs = {key: index for index, key in enumerate(values)}
+    seeds = {seed: len(programs) + index for index, seed in enumerate(sorted({seed for _, seed, _ in cells}))}
+    design = np.zeros((len(cells), len(programs) + len(seeds)))
+    for row, (key, seed, _) in enumerate(cells):
+        design[row, programs[key]] = design[row, seeds[seed]] = 1.0
+    measured = np.array([value for _, _, value in cells])
+    fitted, _, rank, _ = np.linalg.lstsq(design, measured, rcond=None)
+    return _sd(float(np.sum((measured - design @ fitted) ** 2)), len(cells), len(cells) - int(rank))
+
+
+def _within_sd(values: Values) -> tuple[float, int]:
+    """Standard deviation between seeds, pooled over programs: the seed's own part stays in."""
+    squares = [
+        np.sum((np.array(list(seeds.values())) - np.mean(list(seeds.values()))) ** 2)
+        for seeds in values.values()
+        if seeds
+    ]
+    cells = sum(len(seeds) for seeds in values.values())
+    return _sd(float(np.sum(squares)), cells, cells - len(squares))
+
+
+def _sd(sum_of_squares: float, cells: int, df: int) -> tuple[float, int]:
+    # Seeds that agree to the last digit (all at chance, all perfect) tell nothing about noise: it counts as unknown.
+    if df < 1 or sum_of_squares <= _ROUNDING * cells:
+        return math.nan, 0
+    return math.sqrt(sum_of_squares / df), df
+
+
+def _comparison(
+    seeds: Mapping[int, float], reference: Mapping[int, float], noise: Noise, confidence: float
+) -> Comparison:
+    shared = sorted(seeds.keys() & reference.keys())
+    if shared:
+        n, sd, df = len(shared), noise.sd, noise.df
+        improvement = float(np.mean([seeds[seed] - reference[seed] for seed in shared]))
+        standard_error = sd * math.sqrt(2.0 / n)
+    else:
+        n, sd, df = len(seeds), noise.unpaired_sd, noise.unpaired_df
+        improvement = float(np.mean(list(seeds.values())) - np.mean(list(reference.values())))
+        standard_error = sd * math.sqrt(1.0 / n + 1.0 / len(reference))
+    low, high, p_value = math.nan, math.nan, math.nan
+    if df >= 1:
+        low, high = t_interval(improvement, standard_error, df, confidence)
+        p_value = 2.0 * float(stdtr(df, -abs(improvement) / standard_error))
+    return Comparison(n=n, improvement=improvement, low=low, high=high, p_value=p_value, paired=bool(shared))
+
+
+def _adjusted(
+    candidates: Iterable[Candidate], compared: Mapping[str, Comparison], reference_id: str
+) -> dict[str, float]:
+    """Holm's adjustment in two families: what the search made (placebos included), and the baselines."""
+    adjusted: dict[str, float] = {}
+    rows = [candidate for candidate in candidates if candidate.id != reference_id]
+    for is_baseline in (False, True):
+        family = [
+            candidate.id
+            for candidate in rows
+            if (candidate.arm == "baseline") is is_baseline
+            and candidate.id in compared
+            and math.isfinite(compared[candidate.id].p_value)
+        ]
+        adjusted |= dict(zip(family, holm([compared[key].p_value for key in family]), strict=True))
+    return adjusted
+
+
+def _standing(
+    candidate: Candidate,
+    *,
+    values: Mapping[int, float],
+    failed: int,
+    comparison: Comparison | None,
+    p_adjusted: float,
+    is_reference: bool,
+    level: float,
+) -> Standing:
+    if is_reference and values:
+        comparison = Comparison(n=len(values), improvement=0.0, low=0.0, high=0.0, p_value=1.0, paired=True)
+        p_adjusted = 1.0
+    return Standing(
+        candidate_id=candidate.id,
+        name=candidate.name,
+        arm=candidate.arm,
+        rung=candidate.rung,
+        generation=candidate.generation,
+        n=len(values),
+        failed=failed,
+        mean=float(np.mean(list(values.values()))) if values else math.nan,
+        improvement=comparison.improvement if comparison else math.nan,
+        low=comparison.low if comparison else math.nan,
+        high=comparison.high if comparison else math.nan,
+        p_adjusted=p_adjusted,
+        paired=comparison.paired if comparison else False,
+        verdict=_verdict(comparison, p_adjusted, level),
+        note=_note(len(values), failed, comparison),
+    )
+
+
+def _verdict(comparison: Comparison | None, p_adjusted: float, level: float) -> Verdict:
+    if comparison is None or not math.isfinite(p_adjusted):
+        return "not_measured"
+    if p_adjusted >= level:
+        return "within_noise"
+    return "better" if comparison.improvement > 0 else "worse"
+
+
+def _note(n: int, failed: int, comparison: Comparison | None) -> str:
+    """Why there is no interval, or what is unusual about it; empty for the usual case."""
+    if comparison is None:
+        if failed:
+            return f"{failed} of {n + failed} seeds did not finish"
+        return "no run yet" if n == 0 else "the reference has no finished run"
+    if not math.isfinite(comparison.low):
+        return "noise unknown: too few programs with two different seeds"
+    if not comparison.paired:
+        return "unpaired: no seed shared with the reference"
+    left_out = n - comparison.n
+    return f"{left_out} seeds without a reference run left out" if left_out else ""
+
+
+def _rank_key(row: Standing) -> tuple[bool, float, float, str]:
+    has_interval = math.isfinite(row.low)
+    improvement = row.improvement if math.isfinite(row.improvement) else -math.inf
+    return not has_interval, -row.low if has_interval else 0.0, -improvement, row.candidate_id

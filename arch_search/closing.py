@@ -1,0 +1,172 @@
+"""Closing a generation: merge its shards, draw the lessons, rewrite the archive, acknowledge."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from arch_search.agents import analyst, judge
+from arch_search.analysis import lessons as computed
+from arch_search.campaign import Campaign
+from arch_search.errors import ReplyError
+from arch_search.generation import admitted, packs_of, read_tries, shard_of
+from arch_search.protocols import ModelClient
+from cognition_db.experience import archive
+from cognition_db.experience.archive import ArchiveContents
+from cognition_db.experience.files import read_json, write_atomic
+from cognition_db.experience.merge import MergeReport, merge
+from cognition_db.records import Candidate, Evaluation, Lesson, Task, canonical_json, from_json, to_json
+
+
+def merge_generation(campaign: Campaign, number: int, say: Callable[[str], None]) -> MergeReport:
+    """Evaluations of all shards of a generation; damaged shards are moved aside and their units train again."""
+    paths = campaign.generation(number)
+    report = merge(*merge_plan(campaign, number))
+    for bad, reason in report.quarantined:
+        paths.quarantine.mkdir(exist_ok=True)
+        shutil.move(bad, paths.quarantine / bad.name)
+        say(f"gen {number}: {bad.name} is damaged ({reason}); moved to {paths.quarantine.name}/, its unit trains again")
+    return report
+
+
+def merge_plan(campaign: Campaign, number: int) -> tuple[list[Path], list[Task]]:
+    """The shards of a generation, the newest of each unit, and the trainings they must hold."""
+    paths = campaign.generation(number)
+    shards: list[Path] = []
+    expected: list[Task] = []
+    for pack in packs_of(number, admitted(read_tries(paths)), campaign.config, attempt=1):
+        shard = shard_of(paths, pack.unit)
+        if shard is not None:
+            shards.append(shard)
+            attempt = int(shard.stem.rpartition("-a")[2])
+            expected += [replace(task, attempt=attempt) for task in pack.tasks]
+    return shards, expected
+
+
+def close_generation(
+    campaign: Campaign,
+    number: int,
+    evaluations: Sequence[Evaluation],
+    *,
+    client: Callable[[], ModelClient] | None,
+    reference_id: str,
+    say: Callable[[str], None],
+) -> ArchiveContents:
+    """Draw the lessons and make the generation part of the archive; a second call changes nothing."""
+    before = campaign.contents()
+    earlier = archive_without(before, number)
+    tries = read_tries(campaign.generation(number))
+    contents = replace(
+        earlier,
+        tries=(*earlier.tries, *tries),
+        candidates=(*earlier.candidates, *admitted(tries)),
+        evaluations=(*earlier.evaluations, *evaluations),
+    )
+    model = client() if client and number else None
+    drawn = _lessons(campaign, number, contents, model, reference_id) if number else ()
+    contents = replace(contents, lessons=(*earlier.lessons, *drawn))
+    archive.write_archive(campaign.paths.archive, contents)
+    digest = archive.contents_sha256(contents)
+    campaign.journal.append("generation-closed", {"generation": number, "archive_sha256": digest})
+    trained = sum(one.ending == "finished" for one in evaluations)
+    say(f"gen {number}: closed: {len(admitted(tries))} candidates, {trained} of {len(evaluations)} trainings finished")
+    return contents
+
+
+def archive_without(contents: ArchiveContents, number: int) -> ArchiveContents:
+    """The contents of the generations before `number`: closing is repeated whole after a kill in its middle."""
+    return ArchiveContents(
+        tries=tuple(one for one in contents.tries if one.proposal.generation < number),
+        candidates=tuple(one for one in contents.candidates if one.generation < number),
+        evaluations=tuple(
+            one
+            for one in contents.evaluations
+            if any(c.id == one.task.candidate_id and c.generation < number for c in contents.candidates)
+        ),
+        lessons=tuple(one for one in contents.lessons if one.generation < number),
+    )
+
+
+def _lessons(
+    campaign: Campaign,
+    number: int,
+    contents: ArchiveContents,
+    client: ModelClient | None,
+    reference_id: str,
+) -> tuple[Lesson, ...]:
+    selection = campaign.config.selection
+    plain = computed.lessons_of(
+        contents, generation=number, reference_id=reference_id, metric=selection.metric, confidence=selection.confidence
+    )
+    by_id = {candidate.id: candidate for candidate in contents.candidates}
+    with ThreadPoolExecutor(max_workers=campaign.config.llm.parallel_requests) as pool:
+        return tuple(
+            pool.map(lambda one: _worded(campaign, number, one, by_id[one.candidate_id], contents, client, reference_id), plain)
+        )
+
+
+def _worded(
+    campaign: Campaign,
+    number: int,
+    lesson: Lesson,
+    candidate: Candidate,
+    contents: ArchiveContents,
+    client: ModelClient | None,
+    reference_id: str,
+) -> Lesson:
+    """The lesson with the Analyst's words and the Judge's recorded opinion; a file keeps it through a kill."""
+    file = campaign.generation(number).lesson(candidate.id)
+    if file.exists():
+        return from_json(Lesson, read_json(file))
+    roles = campaign.config.roles
+    if client is not None and candidate.arm == "evolve":
+        key = f"g{number:04d}/{candidate.id}"
+        numbers = computed.numbers_for_analyst(
+            contents,
+            candidate,
+            reference_id=reference_id,
+            metric=campaign.config.selection.metric,
+            confidence=campaign.config.selection.confidence,
+        )
+        if roles.analyst_enabled:
+            lesson = _with_text(lesson, candidate, numbers, client, f"{key}/analyst", campaign)
+        if roles.judge_enabled:
+            lesson = _with_score(lesson, candidate, client, f"{key}/judge", campaign)
+    write_atomic(file, canonical_json(to_json(lesson)).encode())
+    return lesson
+
+
+def _with_text(
+    lesson: Lesson, candidate: Candidate, numbers: str, client: ModelClient, key: str, campaign: Campaign
+) -> Lesson:
+    try:
+        words = analyst.lesson_text(
+            client,
+            motivation=candidate.motivation,
+            numbers=numbers,
+            outcome=lesson.outcome,
+            key=key,
+            sampling=campaign.config.roles.analyst,
+        )
+    except ReplyError:
+        return lesson  # the computed verdict stands without words
+    return replace(lesson, text=words.text, reply_sha256=words.reply_sha256)
+
+
+def _with_score(lesson: Lesson, candidate: Candidate, client: ModelClient, key: str, campaign: Campaign) -> Lesson:
+    try:
+        opinion = judge.score(
+            client,
+            program=candidate.program,
+            motivation=candidate.motivation,
+            key=key,
+            sampling=campaign.config.roles.judge,
+        )
+    except ReplyError:
+        return lesson
+    return replace(lesson, judge_score=opinion.score)
+
+

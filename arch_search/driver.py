@@ -1,0 +1,222 @@
+"""The loop. `tick` does what is due once and returns; `run` is `tick` until the campaign is finished."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from arch_search.agents.call_log import CallLog
+from arch_search.agents.client import OpenAiClient
+from arch_search.agents.recorded import RecordedClient
+from arch_search.campaign import Campaign
+from arch_search.closing import close_generation, merge_generation
+from arch_search.dispatch import Dispatcher, make_launcher
+from arch_search.errors import CampaignError
+from arch_search.generation import admitted, open_slots, read_tries
+from arch_search.proposing import Proposer
+from arch_search.protocols import ModelClient
+from arch_search.reporting import write_campaign_report
+from arch_search.serving import server
+from arch_search.serving.endpoint import Endpoint
+from arch_search.training import data
+from cognition_db.experience.archive import ArchiveContents
+from cognition_db.records import Candidate
+
+
+_START_GRACE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What one tick did: `waiting` names what runs elsewhere and is worth looking at again later."""
+
+    finished: bool
+    waiting: str = ""
+
+
+class Driver:
+    """One campaign being driven. Everything it knows is in files; a new Driver goes on where a killed one was."""
+
+    def __init__(self, campaign: Campaign, say: Callable[[str], None]) -> None:
+        self.campaign = campaign
+        self._say = say
+        self._launcher = make_launcher(campaign)
+        self.dispatcher = Dispatcher(campaign, self._launcher, say)
+        self.call_log = CallLog(campaign.paths.calls, campaign.paths.text)
+        self.activity = "starting"
+        self.on_change: Callable[[], None] = lambda: None
+        self._client: ModelClient | None = None
+        self._serving: Future[Endpoint] | None = None
+        self._restarting = threading.Lock()
+        data.prepare(campaign.config.data, campaign.paths.data)
+
+    # ---- the loop
+
+    def run(self) -> None:
+        """Tick until the campaign is finished; leaves no model server behind when it returns or raises."""
+        try:
+            while not (tick := self.tick()).finished:
+                if tick.waiting:
+                    self._pause()
+        finally:
+            self.stop_server()
+
+    def tick(self) -> Tick:
+        number = self.campaign.generations_closed()
+        if self.campaign.is_finished():
+            write_campaign_report(self.campaign, self.call_log)
+            return Tick(finished=True)
+        if number == 0 and self._asks_model():
+            self._launch_server()  # it loads while the baselines train
+        contents = self.campaign.contents()
+        if open_slots(number, read_tries(self.campaign.generation(number)), self.campaign.config):
+            self._propose(number, contents)
+            return Tick(finished=False)
+        if not self._advance(number):
+            if number == 0 and self._open(1):
+                self._propose(1, contents)  # its parents are the reference: nothing of generation 0 is waited for
+                return Tick(finished=False)
+            return Tick(finished=False, waiting=f"generation {number} trains")
+        self._close(number)
+        return Tick(finished=False)
+
+    # ---- the steps
+
+    def _propose(self, number: int, contents: ArchiveContents) -> None:
+        self._now(f"generation {number}: proposing and checking")
+        proposer = Proposer(self.campaign, client=self.client, pump=self._pump, say=self._say)
+        proposer.fill(number, contents, self._reference_or_none())
+
+    def _advance(self, number: int) -> bool:
+        candidates = admitted(read_tries(self.campaign.generation(number)))
+        reference = self.reference()
+        return self.dispatcher.advance(
+            number, candidates, target_parameters=reference.parameter_count, step_s=self._reference_step_s(reference)
+        )
+
+    def _close(self, number: int) -> None:
+        self._now(f"generation {number}: merging and analysing")
+        report = merge_generation(self.campaign, number, self._say)
+        if report.quarantined or report.missing:
+            return  # the next tick submits those units again
+        client = self.client if self._asks_model() else None
+        close_generation(
+            self.campaign, number, report.evaluations, client=client, reference_id=self.reference().id, say=self._say
+        )
+        write_campaign_report(self.campaign, self.call_log)
+
+    def _pump(self) -> None:
+        """Keep trainings going while the driver waits for the model or for checks."""
+        number = self.campaign.generations_closed()
+        if not self._open(number):
+            self._advance(number)
+        self.on_change()
+
+    def _pause(self) -> None:
+        self._now(f"generation {self.campaign.generations_closed()}: training")
+        time.sleep(self.campaign.config.slurm.poll_s)
+
+    def _now(self, activity: str) -> None:
+        self.activity = activity
+        self.on_change()
+
+    def _open(self, number: int) -> bool:
+        return bool(open_slots(number, read_tries(self.campaign.generation(number)), self.campaign.config))
+
+    # ---- the reference
+
+    def reference(self) -> Candidate:
+        """The admitted reference; a campaign without it cannot go on."""
+        found = self._reference_or_none()
+        if found is None:
+            reasons = [
+                f"{verdict.check}: {verdict.reason}"
+                for one in read_tries(self.campaign.generation(0))
+                if one.proposal.slot == 0
+                for verdict in one.verdicts
+                if verdict.refuses
+            ]
+            raise CampaignError(f"the reference was refused ({'; '.join(reasons)}); loosen admission.* or change the stage")
+        return found
+
+    def _reference_or_none(self) -> Candidate | None:
+        found = admitted(one for one in read_tries(self.campaign.generation(0)) if one.proposal.slot == 0)
+        return found[0] if found else None
+
+    def _reference_step_s(self, reference: Candidate) -> float | None:
+        """Median seconds per step of the reference's finished trainings; None before there are any."""
+        rates = [
+            one.wall_s / steps
+            for one in self.campaign.contents().evaluations
+            if one.task.candidate_id == reference.id and one.ending == "finished"
+            and (steps := self.campaign.config.stage.steps + self.campaign.config.stage.recall.steps)
+        ]
+        return statistics.median(rates) if rates else None
+
+    # ---- the model
+
+    def client(self) -> ModelClient:
+        """The client of the configured model; waits, with trainings going on, until the server is ready."""
+        if self._client is None:
+            llm = self.campaign.config.llm
+            if llm.kind == "recorded":
+                self._client = RecordedClient(Path(llm.recording or ""), self.call_log)
+            else:
+                endpoint = self._endpoint()
+                self._client = OpenAiClient(endpoint, llm=llm, log=self.call_log, on_down=self._restarted_server)
+        return self._client
+
+    def stop_server(self) -> None:
+        """Stop the server this campaign started; another's server (llm=endpoint) is left alone."""
+        if self.campaign.config.llm.kind == "vllm":
+            if self._serving is not None:
+                wait([self._serving], timeout=_START_GRACE_S)  # a server just being started gets on record first
+            server.stop(self.campaign.paths.endpoint)
+        self._client = self._serving = None
+
+    def _asks_model(self) -> bool:
+        slots = self.campaign.config.campaign.slots
+        return any((slots.grammar_edit, slots.grammar_program, slots.toolbox_program, slots.method_splice, slots.whole_module))
+
+    def _endpoint(self) -> Endpoint:
+        llm = self.campaign.config.llm
+        if llm.kind == "endpoint":
+            return server.external_endpoint(llm, dict(os.environ))
+        self._launch_server()
+        assert self._serving is not None
+        while not wait([self._serving], timeout=1.0).done:
+            self._pump()
+        return self._serving.result()
+
+    def _launch_server(self) -> None:
+        """Start loading the server; returns at once."""
+        if self._serving is None and self.campaign.config.llm.kind == "vllm":
+            paths = self.campaign.paths
+            self._serving = server.start_in_background(
+                self.campaign.config.llm,
+                endpoint_file=paths.endpoint,
+                key_file=paths.endpoint_key,
+                log_file=paths.server_log,
+                say=self._say,
+            )
+
+    def _restarted_server(self) -> Endpoint | None:
+        """Called from the client's threads when the server is down; one of them starts it, the others wait for that."""
+        if self.campaign.config.llm.kind != "vllm":
+            return None
+        with self._restarting:
+            paths = self.campaign.paths
+            return server.start(
+                self.campaign.config.llm,
+                endpoint_file=paths.endpoint,
+                key_file=paths.endpoint_key,
+                log_file=paths.server_log,
+                say=self._say,
+            )
+

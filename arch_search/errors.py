@@ -1,0 +1,39 @@
+"""The exception tree of arch_search. A candidate's failure is never one of these: it is a Verdict or an Ending."""
+
+from __future__ import annotations
+
+
+class ArchSearchError(Exception):
+    """Root of everything arch_search raises on purpose; the command line prints it as one line, exit code 1."""
+
+
+class ConfigError(ArchSearchError):
+    """A setting is unknown, missing or out of range; the command line exits with 2."""
+
+
+class CampaignError(ArchSearchError):
+    """The campaign folder is missing, held by another driver, or contradicts itself."""
+
+
+class DataError(ArchSearchError):
+    """A corpus is missing, unreadable or too small."""
+
+
+class ModelServerError(ArchSearchError):
+    """The model server cannot be installed, started or reached."""
+
+
+class WeightsError(ModelServerError):
+    """Model weights are missing or their sha256 is wrong."""
+
+
+class ReplyError(ArchSearchError):
+    """The model's reply could not be used after bounded retries; the caller turns it into a refused proposal."""
+
+
+class ProposalError(ArchSearchError):
+    """A reply does not make a program; belongs to the proposal, becomes a refusing Verdict."""
+
+
+class JailError(ArchSearchError):
+    """No usable jail rung, or the jail itself (not the program in it) failed."""

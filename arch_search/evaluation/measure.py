@@ -1,0 +1,46 @@
+"""What a trained model says on held-out tokens: its answers and its loss per token. No scoring: labels stay outside.
+
+N sequences, T tokens, V vocabulary, K asked positions, P prefix positions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arch_search.evaluation.heldout import Floats, Ints
+
+
+@torch.no_grad()
+def answers(model: nn.Module, inputs: Ints, asked: Ints, *, batch_size: int) -> Ints:
+    """Most likely token [N, K] at the asked positions of inputs [N, T]."""
+    model.eval()
+    rows = torch.from_numpy(inputs)
+    found = [model(part)[:, asked].argmax(dim=-1) for part in rows.split(batch_size)]
+    return torch.cat(found).numpy()
+
+
+@torch.no_grad()
+def token_nll(model: nn.Module, windows: Ints, *, batch_size: int) -> Floats:
+    """Loss of every target [N, T] in nats, from windows [N, T+1]."""
+    model.eval()
+    rows = torch.from_numpy(windows)
+    return torch.cat([_nll(model(part[:, :-1]), part[:, 1:]) for part in rows.split(batch_size)]).numpy()
+
+
+@torch.no_grad()
+def prefix_nll(model: nn.Module, windows: Ints, positions: Ints) -> Floats:
+    """Loss [P] of the target at each (window, position), where the model is given no token after the position."""
+    model.eval()
+    found = []
+    for row, position in positions.tolist():
+        window = torch.from_numpy(windows[row : row + 1])
+        logits = model(window[:, : position + 1])
+        found.append(_nll(logits[:, -1:], window[:, position + 1 : position + 2]).item())
+    return np.asarray(found, dtype=np.float32)
+
+
+def _nll(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")

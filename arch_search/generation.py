@@ -1,0 +1,108 @@
+"""The state of one round, computed from which files exist; nothing here writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from arch_search.config import Config
+from arch_search.paths import GenerationPaths
+from cognition_db.experience.files import read_json
+from cognition_db.records import Arm, Candidate, Pack, Rung, SlotTry, Task, from_json
+
+REFERENCE_NAME = "deltanet"
+# Placebos must not share the reference's seeds: an equal program on equal seeds differs by exactly nothing.
+PLACEBO_SEED_BASE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class SlotPlan:
+    """What one slot of a generation asks for."""
+
+    slot: int
+    arm: Arm
+    rung: Rung
+
+
+def slot_plans(config: Config) -> tuple[SlotPlan, ...]:
+    """The slots of every generation after 0, in their fixed order."""
+    slots = config.campaign.slots
+    kinds: list[tuple[Arm, Rung, int]] = [
+        ("evolve", "grammar_edit", slots.grammar_edit),
+        ("evolve", "grammar_program", slots.grammar_program),
+        ("evolve", "toolbox_program", slots.toolbox_program),
+        ("evolve", "method_splice", slots.method_splice),
+        ("evolve", "whole_module", slots.whole_module),
+        ("mutate", "mutation", slots.mutation),
+        ("placebo", "copy", slots.placebo),
+    ]
+    flat = [(arm, rung) for arm, rung, count in kinds for _ in range(count)]
+    return tuple(SlotPlan(slot, arm, rung) for slot, (arm, rung) in enumerate(flat))
+
+
+def baseline_plans(config: Config) -> tuple[SlotPlan, ...]:
+    """The slots of generation 0: the reference first, then every other baseline."""
+    return tuple(SlotPlan(slot, "baseline", "copy") for slot in range(1 + len(config.campaign.baselines)))
+
+
+def plans_of(number: int, config: Config) -> tuple[SlotPlan, ...]:
+    return slot_plans(config) if number else baseline_plans(config)
+
+
+def read_tries(paths: GenerationPaths) -> tuple[SlotTry, ...]:
+    """All tries of a generation on disk, by slot and attempt."""
+    if not paths.slots.exists():
+        return ()
+    files = sorted(file for file in paths.slots.iterdir() if file.suffix == ".json")
+    return tuple(from_json(SlotTry, read_json(file)) for file in files)
+
+
+def open_slots(number: int, tries: Sequence[SlotTry], config: Config) -> tuple[tuple[SlotPlan, int], ...]:
+    """Slots that still want a try, each with the number of its next attempt."""
+    limit = config.campaign.tries_per_slot if number else 1
+    wanting = []
+    for plan in plans_of(number, config):
+        mine = [one for one in tries if one.proposal.slot == plan.slot]
+        if not any(one.candidate for one in mine) and len(mine) < limit:
+            wanting.append((plan, len(mine)))
+    return tuple(wanting)
+
+
+def admitted(tries: Iterable[SlotTry]) -> tuple[Candidate, ...]:
+    return tuple(one.candidate for one in tries if one.candidate)
+
+
+def seeds_for(candidate: Candidate, config: Config) -> range:
+    """Seeds the candidate trains with. The reference has the most, the other baselines one."""
+    if candidate.arm == "baseline":
+        return range(config.campaign.reference_seeds if candidate.name == REFERENCE_NAME else 1)
+    if candidate.arm == "placebo":
+        first = PLACEBO_SEED_BASE + 100 * candidate.generation + 10 * candidate.slot
+        return range(first, first + config.campaign.seeds_per_candidate)
+    return range(config.campaign.seeds_per_candidate)
+
+
+def packs_of(number: int, candidates: Sequence[Candidate], config: Config, *, attempt: int) -> tuple[Pack, ...]:
+    """All packs of a generation; unit names and their tasks are the same in every attempt."""
+    tasks = [
+        Task(candidate_id=candidate.id, stage=config.stage.name, seed=seed, attempt=attempt)
+        for candidate in candidates
+        for seed in seeds_for(candidate, config)
+    ]
+    size = config.slurm.tasks_per_unit
+    return tuple(
+        Pack(unit=f"g{number:04d}-u{start // size:04d}", attempt=attempt, tasks=tuple(tasks[start : start + size]))
+        for start in range(0, len(tasks), size)
+    )
+
+
+def rounds_of(paths: GenerationPaths) -> tuple[int, ...]:
+    """Numbers of the submission rounds whose manifest was written."""
+    return tuple(sorted(int(file.stem.removeprefix("manifest-")) for file in paths.root.glob("manifest-*.json")))
+
+
+def shard_of(paths: GenerationPaths, unit: str) -> Path | None:
+    """The newest shard of a unit, or None."""
+    found = sorted(paths.shards.glob(f"{unit}-a*.h5"), key=lambda file: int(file.stem.rpartition("-a")[2]))
+    return found[-1] if found else None

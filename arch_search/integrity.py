@@ -1,0 +1,90 @@
+"""fsck: every invariant of a campaign folder, checked from its files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from arch_search.campaign import Campaign
+from arch_search.closing import merge_plan
+from arch_search.generation import admitted, open_slots, packs_of, read_tries, rounds_of, shard_of
+from arch_search.paths import GenerationPaths
+from cognition_db.experience import archive, fsck
+from cognition_db.experience.errors import StoreError
+from cognition_db.experience.fsck import Problem
+from cognition_db.experience.journal import Entry, read
+from cognition_db.experience.merge import merge
+from cognition_db.records import sha256_text
+
+
+def check_campaign(campaign: Campaign) -> list[Problem]:
+    """All problems found; an empty list is a clean campaign."""
+    try:
+        journal = read(campaign.paths.journal)
+        contents = campaign.contents()
+    except StoreError as error:
+        return [Problem(where=str(campaign.paths.root), what=str(error))]
+    problems = list(fsck.check_records(contents))
+    problems += _acknowledged(campaign, journal.entries)
+    closed = campaign.generations_closed()
+    for number in range(closed):
+        problems += _closed_generation(campaign, number, contents)
+    if closed <= campaign.config.campaign.generations:
+        problems += _open_generation(campaign, campaign.generation(closed))
+    return problems
+
+
+def _acknowledged(campaign: Campaign, entries: tuple[Entry, ...]) -> Iterator[Problem]:
+    """Whatever the journal acknowledges must be there, byte for byte."""
+    for entry in entries:
+        if entry.kind == "try":
+            path = campaign.generation(entry.data["generation"]).slot_try(entry.data["slot"], entry.data["attempt"])
+            if not path.exists():
+                yield Problem(where=str(path), what="acknowledged in the journal but not there")
+            elif sha256_text(path.read_text()) != entry.data["sha256"]:
+                yield Problem(where=str(path), what="its content is not the one the journal acknowledged")
+    closings = [entry for entry in entries if entry.kind == "generation-closed"]
+    numbers = [entry.data["generation"] for entry in closings]
+    if numbers != list(range(len(numbers))):
+        yield Problem(where=str(campaign.paths.journal), what=f"generations were closed in the order {numbers}")
+    if closings:
+        digest = archive.contents_sha256(campaign.contents())
+        if digest != closings[-1].data["archive_sha256"]:
+            yield Problem(where=str(campaign.paths.archive), what="is not the archive the journal acknowledged")
+
+
+def _closed_generation(campaign: Campaign, number: int, contents: archive.ArchiveContents) -> Iterator[Problem]:
+    """A closed generation has every slot decided, every unit recorded, and its shards give the archive's rows."""
+    paths = campaign.generation(number)
+    tries = read_tries(paths)
+    if open_slots(number, tries, campaign.config):
+        yield Problem(where=str(paths.slots), what="the generation is closed but a slot is not decided")
+    ids = {candidate.id for candidate in admitted(tries)}
+    kept = {one.task.key: one for one in contents.evaluations if one.task.candidate_id in ids and _of(one.unit, number)}
+    report = merge(*merge_plan(campaign, number))
+    for bad, reason in report.quarantined:
+        yield Problem(where=str(bad), what=reason)
+    for key in report.missing:
+        yield Problem(where=key, what="no shard holds this training")
+    for evaluation in report.evaluations:
+        if kept.get(evaluation.task.key) != evaluation:
+            yield Problem(where=evaluation.task.key, what="the archive's row is not the one of the shard")
+
+
+def _of(unit: str, number: int) -> bool:
+    return unit.startswith(f"g{number:04d}-")
+
+
+def _open_generation(campaign: Campaign, paths: GenerationPaths) -> Iterator[Problem]:
+    """An open generation may be half done, but what is there must fit together."""
+    if not rounds_of(paths):
+        return
+    number = int(paths.root.name.removeprefix("gen-"))
+    known = {pack.unit for pack in packs_of(number, admitted(read_tries(paths)), campaign.config, attempt=1)}
+    for shard in sorted(paths.shards.glob("*.h5")):
+        unit = shard.stem.rpartition("-a")[0]
+        if unit not in known:
+            yield Problem(where=str(shard), what="belongs to no work unit of this generation")
+    for unit in sorted(known):
+        shard_file = shard_of(paths, unit)
+        if shard_file is not None and not shard_file.stat().st_size:
+            yield Problem(where=str(shard_file), what="is empty")

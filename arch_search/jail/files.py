@@ -1,0 +1,33 @@
+"""Reading what a jailed program left in its folder: the one place where its bytes come out."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from arch_search.errors import JailError
+
+
+def read_from_jail(folder: Path, name: str, *, max_bytes: int) -> bytes:
+    """The content of `folder/name`, which an untrusted program may have replaced by anything.
+
+    Links are not followed and devices or pipes are not read, so the program cannot point at a file of the user.
+
+    Raises:
+        JailError: no plain file of that name, or more than `max_bytes` in it; one line.
+    """
+    if os.path.basename(name) != name or name in ("", ".", ".."):
+        raise JailError(f"{name!r} is not a plain file name")
+    try:
+        # O_NONBLOCK: opening a pipe that nobody writes must not wait
+        descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise JailError(f"the jailed program left no readable file {name} ({error.strerror})") from None
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise JailError(f"the jailed program made {name} something other than a plain file")
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise JailError(f"the jailed program wrote more than {max_bytes} bytes into {name}")
+    return data

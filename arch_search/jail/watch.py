@@ -1,0 +1,54 @@
+"""What a process tree uses, read from /proc by the watchdog outside."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from arch_search.jail.guard import descendants
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeUse:
+    """`memory_mb` counts anonymous and shared memory, not the mapped libraries; `tasks` processes and threads."""
+
+    tasks: int
+    memory_mb: float
+    cpu_s: float
+
+
+def tree_use(root: int) -> TreeUse:
+    """Use of everything below `root`; processes that end while this reads are left out."""
+    tasks, memory_kb, ticks = 0, 0, 0
+    for pid in descendants(root):
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+            with open(f"/proc/{pid}/status", "rb") as file:
+                status = file.read()
+        except OSError:
+            continue
+        tasks += int(fields[17])
+        ticks += sum(int(field) for field in fields[11:15])
+        memory_kb += _kilobytes(status, b"RssAnon:") + _kilobytes(status, b"RssShmem:")
+    return TreeUse(tasks=tasks, memory_mb=memory_kb / 1024, cpu_s=ticks / _TICKS_PER_S)
+
+
+def user_tasks(uid: int) -> int:
+    """Processes and threads of `uid` on this machine: what RLIMIT_NPROC is compared with."""
+    count = 0
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdigit() and os.stat(f"/proc/{name}").st_uid == uid:
+                count += len(os.listdir(f"/proc/{name}/task"))
+        except OSError:
+            continue
+    return count
+
+
+def _kilobytes(status: bytes, field: bytes) -> int:
+    # a zombie has no such line
+    _, found, rest = status.partition(field)
+    return int(rest.split(maxsplit=1)[0]) if found else 0

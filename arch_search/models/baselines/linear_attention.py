@@ -1,0 +1,34 @@
+"""Linear attention: a matrix that every key-value pair is added to and nothing leaves.
+
+Source: Transformers are RNNs, arXiv 2006.16236, equations 7 and 16-20, with feature map elu + 1. An RMSNorm of the
+output stands for the normaliser (arXiv 2210.10340, section 4.2). The short convolution is not in that paper: every
+linear baseline here has one, so that they differ in the rule of the state.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kernels.causal_conv.layer import ShortConvolution
+from kernels.linear_attention.chunk import linear_attention_chunk
+
+
+class LinearAttention(nn.Module):
+    def __init__(self, hidden_size: int = 1024, num_heads: int = 4, layer_idx: int | None = None, **kwargs: Any) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv_proj = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
+        self.conv = ShortConvolution(3 * hidden_size)
+        self.o_norm = nn.RMSNorm(hidden_size // num_heads, eps=1e-5)
+        self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        batch, length, width = hidden_states.shape
+        shape = (batch, length, self.num_heads, width // self.num_heads)
+        q, k, v = (x.reshape(shape) for x in self.conv(self.qkv_proj(hidden_states)).chunk(3, dim=-1))
+        mixed = linear_attention_chunk(F.elu(q) + 1, F.elu(k) + 1, v)
+        output: Tensor = self.o_proj(self.o_norm(mixed).reshape(batch, length, width))
+        return output

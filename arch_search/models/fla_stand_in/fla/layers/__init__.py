@@ -1,0 +1,1 @@
+"""Only the helpers of `fla.layers.utils`: a candidate brings its own layer."""

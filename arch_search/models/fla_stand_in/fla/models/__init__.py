@@ -1,0 +1,1 @@
+"""Only the cache of `fla.models.utils`."""

@@ -1,0 +1,76 @@
+"""The gated delta rule under fla's names. The two functions order g and beta differently, as in fla."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fla.modules.l2norm import l2norm
+from fla.ops.segments import run
+from kernels.gated_delta_rule.chunk import gated_delta_rule_chunk_with_state
+
+
+def chunk_gated_delta_rule(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    scale: float | None = None,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    use_qk_l2norm_in_kernel: bool = False,
+    cu_seqlens: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """q, k [B, T, H, K], v [B, T, HV, V], log decay g and beta [B, T, HV]; H divides HV."""
+    if use_qk_l2norm_in_kernel:
+        q, k = l2norm(q), l2norm(k)
+    shared_by = v.shape[2] // q.shape[2]
+    q, k = (x.repeat_interleave(shared_by, dim=2) for x in (q, k))
+    return run(
+        gated_delta_rule_chunk_with_state,
+        {"q": q, "k": k, "v": v, "beta": beta, "log_g": g},
+        scale=scale,
+        initial_state=initial_state,
+        output_final_state=output_final_state,
+        cu_seqlens=cu_seqlens,
+        unused=kwargs,
+    )
+
+
+def fused_recurrent_gated_delta_rule(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor | None = None,
+    gk: Tensor | None = None,
+    gv: Tensor | None = None,
+    beta: Tensor | None = None,
+    scale: float | None = None,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    use_qk_l2norm_in_kernel: bool = False,
+    cu_seqlens: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """As `chunk_gated_delta_rule`; no decay where g is None, beta 1 where None."""
+    decay = torch.zeros_like(v[..., 0]) if g is None else g
+    strength = torch.ones_like(v[..., 0]) if beta is None else beta
+    return chunk_gated_delta_rule(
+        q,
+        k,
+        v,
+        decay,
+        strength,
+        scale,
+        initial_state,
+        output_final_state,
+        use_qk_l2norm_in_kernel,
+        cu_seqlens,
+        gk=gk,
+        gv=gv,
+        **kwargs,
+    )

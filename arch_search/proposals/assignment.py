@@ -1,0 +1,46 @@
+"""What a writer is asked, what it is shown and what comes back: Assignment, WritingTask, Draft."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cognition_db.records import Candidate, Insight, Rung
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """What the framework drew for one try at one slot: the writer does not choose the place of the change."""
+
+    rung: Rung
+    parent: Candidate
+    method: str = ""  # hook or method to rewrite; empty for the rungs that write a whole program
+    insight: Insight | None = None
+    references: tuple[Candidate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WritingTask:
+    """An assignment in the form the model sees it.
+
+    `template` names agents/prompts/<template>.md. It is rendered with `facts` and split at its one line `===`: the
+    part before is the system message (the same for every call of a rung, so that the server's prefix cache holds it),
+    the part after is the last user message. `examples` are earlier (user, assistant) turns between the two.
+    """
+
+    rung: Rung
+    template: str
+    facts: dict[str, str]
+    examples: tuple[tuple[str, str], ...] = ()
+    grammar: str | None = None  # GBNF in the xgrammar dialect; None: free text
+    max_tokens: int = 256
+    hints: dict[str, str] = field(default_factory=dict)  # rung and method, for the call log and recordings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A readable, self-contained program made from a reply, not yet checked by admission."""
+
+    program: str
+    class_name: str
+    motivation: str  # derived from the difference to the parent, never the writer's own story
+    method: str = ""

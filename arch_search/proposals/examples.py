@@ -1,0 +1,99 @@
+"""Worked examples and the wording of requests: the same form for the examples and for the real request."""
+
+from __future__ import annotations
+
+from cognition_db.records import Rung
+
+
+def hook_request(method: str, *, purpose: str, source: str, idea: str) -> str:
+    """Ask for one function over the toolbox."""
+    return f"Rewrite {method}: {purpose}.\nPresent form:\n{source}\nIdea: {idea}"
+
+
+def splice_request(method: str, *, source: str, init: str, idea: str) -> str:
+    """Ask for one method of any module; the constructor is shown because the method reads its attributes."""
+    return (
+        f"Rewrite the method {method}. The constructor is:\n```python\n{init}```\n"
+        f"The present method is:\n```python\n{source}```\nIdea: {idea}"
+    )
+
+
+def module_request(program: str, *, idea: str) -> str:
+    """Ask for a whole program."""
+    return f"The present program is:\n```python\n{program}```\nIdea: {idea}"
+
+
+_MIX_PATHS = (
+    hook_request(
+        "mix_paths",
+        purpose="how the memory output o is joined with other paths",
+        source="def mix_paths(self, o, q, k, v, x):\n    return o",
+        idea="A short causal filter on the values gives local detail that the memory blurs; a gate decides per token.",
+    ),
+    "# add filtered values to the memory output, gated by the input\n"
+    "def mix_paths(self, o, q, k, v, x):\n"
+    '    return o + torch.sigmoid(self.p.lin1("local", x)) * self.p.conv("fir", v, 7)\n',
+)
+_DECAY = (
+    hook_request(
+        "decay",
+        purpose="log decay of the memory at each token; 0 keeps everything",
+        source="def decay(self, q, k, v, x):\n    return torch.zeros_like(k[..., :1])",
+        idea="Forgetting should depend on the input and start slow.",
+    ),
+    "# forget slowly, with a rate from the input and an offset per head\n"
+    "def decay(self, q, k, v, x):\n"
+    '    return -0.05 * F.softplus(self.p.lin1("forget", x) + self.p.scalar("rate", 0.5))\n',
+)
+_READ = "return self.read(q, k, v, self.write_strength(q, k, v, x), self.decay(q, k, v, x))"
+_TWO_MEMORIES = (
+    hook_request(
+        "mix",
+        purpose="the whole way from q, k, v to the output",
+        source=f"def mix(self, q, k, v, x):\n    {_READ}",
+        idea="A second memory can store what the first one got wrong.",
+    ),
+    "# a second, forgetting memory stores the error of the first; a gate mixes them\n"
+    "def mix(self, q, k, v, x):\n"
+    "    a1 = self.read(q, k, v, self.write_strength(q, k, v, x), self.decay(q, k, v, x))\n"
+    '    a2 = self.read(q, prev(k, 1), v - a1, torch.sigmoid(self.p.lin1("b2", x)),'
+    ' -0.05 * F.softplus(self.p.lin1("g2", x)))\n'
+    '    return a1 + torch.sigmoid(self.p.lin1("mix", x)) * a2\n',
+)
+_LOCAL_AND_MEMORY = (
+    hook_request(
+        "mix",
+        purpose="the whole way from q, k, v to the output",
+        source=f"def mix(self, q, k, v, x):\n    {_READ}",
+        idea="Short and long filters beside the memory, weighted per token.",
+    ),
+    "# a memory beside a short and a long filter of the values, each with its own gate\n"
+    "def mix(self, q, k, v, x):\n"
+    '    a1 = self.read(q, k, v, 2 * torch.sigmoid(self.p.lin1("b1", x)), self.decay(q, k, v, x))\n'
+    '    a2 = torch.sigmoid(self.p.lin1("near", x)) * self.p.conv("short", v, 3)\n'
+    '    a3 = a2 + torch.sigmoid(self.p.lin1("far", x)) * self.p.conv("long", v, 31)\n'
+    '    return a1 + self.p.vector("share", 0.5) * a3\n',
+)
+_SPLICE = (
+    splice_request(
+        "gate",
+        source="def gate(self, y, x):\n    return y\n",
+        init="def __init__(self, hidden_size=256, **kwargs):\n    super().__init__()\n"
+        "    self.out = nn.Linear(hidden_size, hidden_size)\n",
+        idea="Multiply the output with a gate that is learned from the input.",
+    ),
+    '{"motivation":"a sigmoid gate from the input on the output"}\n'
+    "```python\n"
+    "self.gate_in = nn.Linear(hidden_size, hidden_size)\n\n"
+    "def gate(self, y, x):\n"
+    "    return y * torch.sigmoid(self.gate_in(x))\n"
+    "```\n",
+)
+
+EXAMPLES: dict[Rung, tuple[tuple[str, str], ...]] = {
+    "grammar_edit": (_MIX_PATHS, _DECAY),
+    "grammar_program": (_TWO_MEMORIES, _LOCAL_AND_MEMORY),
+    "toolbox_program": (_TWO_MEMORIES, _LOCAL_AND_MEMORY),
+    "method_splice": (_SPLICE,),
+    "whole_module": (),
+}

@@ -1,0 +1,72 @@
+"""From the text of a reply to the code in it: comment and function, or header and fenced block."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import textwrap
+from dataclasses import dataclass
+
+from arch_search.errors import ProposalError
+from arch_search.proposals import splice
+
+_FENCE = re.compile(r"```[A-Za-z0-9_+-]*[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
+_LONGEST_WORDS = 300  # characters kept of a writer's own words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What a reply holds: the code, dedented, and the writer's own words about it."""
+
+    code: str
+    words: str
+
+
+def function_reply(reply: str, name: str) -> tuple[ast.FunctionDef, str]:
+    """The function `name` of a toolbox reply, fenced or not, and the comment in front of it.
+
+    Raises ProposalError for an empty reply, prose, code that does not parse, another function.
+    """
+    if not reply.strip():
+        raise ProposalError("the reply is empty; expected one function")
+    blocks = _FENCE.findall(reply)
+    code = textwrap.dedent(max(blocks, key=len) if blocks else reply).strip() + "\n"
+    if f"def {name}" not in code:
+        raise ProposalError(f"the reply has no def {name}; it begins with {reply.strip()[:40]!r}")
+    tree = splice.parse(code, "the reply")
+    found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    if len(found) != 1 or len(tree.body) != 1:
+        raise ProposalError(f"the reply must hold the function {name} and nothing else, not {len(tree.body)} parts")
+    words = " ".join(line.strip("# ").strip() for line in code.splitlines() if line.lstrip().startswith("#"))
+    return found[0], words[:_LONGEST_WORDS]
+
+
+def fenced_reply(reply: str) -> Written:
+    """The longest fenced block of a reply and the words of its JSON header, where there is one.
+
+    Raises ProposalError for an empty reply, a reply without a fenced block, a block that does not parse.
+    """
+    if not reply.strip():
+        raise ProposalError("the reply is empty; expected a JSON header and one fenced block of Python")
+    blocks = _FENCE.findall(reply)
+    if not blocks:
+        raise ProposalError(f"the reply has no fenced block; it begins with {reply.strip()[:40]!r}")
+    code = textwrap.dedent(max(blocks, key=len)).strip("\n") + "\n"
+    splice.parse(code, "the fenced block")
+    if not code.strip():
+        raise ProposalError("the fenced block of the reply is empty")
+    return Written(code=code, words=_words(reply[: reply.find("```")]))
+
+
+def _words(before: str) -> str:
+    """The motivation of the JSON header in front of the block; other text there is not kept."""
+    start, end = before.find("{"), before.rfind("}")
+    if start < 0 or end < start:
+        return ""
+    try:
+        header = json.loads(before[start : end + 1])
+    except ValueError:
+        return ""
+    words = header.get("motivation", "") if isinstance(header, dict) else ""
+    return words[:_LONGEST_WORDS] if isinstance(words, str) else ""

@@ -1,0 +1,194 @@
+"""The rungs of a proposal: what a writer is asked on each, and how its reply becomes a program.
+
+grammar_edit     one hook of a toolbox program, under a typed grammar
+grammar_program  the whole `mix` of a toolbox program, under a typed grammar
+toolbox_program  the whole `mix` in plain Python over the same toolbox
+method_splice    one named method of any program, new methods and constructor lines allowed
+whole_module     a whole program as one fenced block
+"""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+
+from arch_search.errors import ProposalError
+from arch_search.proposals import examples, replies, splice, toolbox_check
+from arch_search.proposals.assignment import Assignment, Draft, WritingTask
+from arch_search.proposals.difference import describe_difference
+from arch_search.proposals.fingerprint import normal_form
+from arch_search.proposals.grammar import edit_grammar, program_grammar
+from arch_search.proposals.registry import BY_HOOK, HOOKS, MIX, toolbox_text
+from arch_search.proposals.rendering import (
+    MIXER,
+    function_text,
+    header,
+    is_toolbox_program,
+    live_lines,
+    render,
+    with_header,
+)
+from cognition_db.records import Candidate, Insight, Rung
+
+_TOKENS: dict[Rung, int] = {
+    "grammar_edit": 160,
+    "grammar_program": 480,
+    "toolbox_program": 400,
+    "method_splice": 600,
+    "whole_module": 2400,
+}
+
+
+def editable_methods(program: str) -> tuple[str, ...]:
+    """Hooks that a grammar edit may change in this program; none where it is not built on the toolbox."""
+    if not is_toolbox_program(program):
+        return ()
+    present = splice.methods(program, MIXER)
+    return tuple(hook.name for hook in HOOKS if hook.name in present and _has_arguments(present[hook.name], hook.name))
+
+
+def splice_methods(program: str, class_name: str) -> tuple[str, ...]:
+    """Methods that a splice may replace: all of the class but its constructor."""
+    return tuple(name for name in splice.methods(program, class_name) if name != "__init__")
+
+
+def methods_for(rung: Rung, parent: Candidate) -> tuple[str, ...]:
+    """The methods among which the framework draws for `rung`; () for the rungs that write a whole program."""
+    if rung == "grammar_edit":
+        return editable_methods(parent.program)
+    return splice_methods(parent.program, parent.class_name) if rung == "method_splice" else ()
+
+
+def rungs_for(parent: Candidate) -> tuple[Rung, ...]:
+    """Rungs on which this parent can be changed; a program outside the toolbox takes the two free ones."""
+    if editable_methods(parent.program):
+        return ("grammar_edit", "grammar_program", "toolbox_program", "method_splice", "whole_module")
+    return ("method_splice", "whole_module")
+
+
+def writing_task(assignment: Assignment) -> WritingTask:
+    """The assignment as the model sees it; raises ProposalError where parent and rung do not fit."""
+    rung = assignment.rung
+    if rung not in _TOKENS:
+        raise ProposalError(f"rung {rung} is not written by a model; use one of {', '.join(_TOKENS)}")
+    if rung not in rungs_for(assignment.parent):
+        raise ProposalError(f"parent {assignment.parent.id} is not built on the toolbox, so it cannot take rung {rung}")
+    method = MIX.name if rung in ("grammar_program", "toolbox_program") else assignment.method
+    if rung != "whole_module":
+        _require(assignment.parent, rung, method)
+    return WritingTask(
+        rung=rung,
+        template=f"researcher_{rung}",
+        facts={"toolbox": toolbox_text(), "request": _request(assignment, method)},
+        examples=examples.EXAMPLES[rung],
+        grammar=_grammar(assignment),
+        max_tokens=_TOKENS[rung],
+        hints={"rung": rung, "method": assignment.method},
+    )
+
+
+def program_from_reply(assignment: Assignment, reply: str) -> Draft:
+    """The program a reply stands for; raises ProposalError, with the reason in one line, where it stands for none."""
+    parent = assignment.parent
+    if assignment.rung in ("grammar_edit", "grammar_program", "toolbox_program"):
+        program, words = _toolbox_child(assignment, reply)
+    else:
+        written = replies.fenced_reply(reply)
+        spliced = assignment.rung == "method_splice"
+        program, words = _spliced(assignment, written.code) if spliced else written.code, written.words
+    class_name = parent.class_name if assignment.rung != "whole_module" else _public_class(program)
+    missing = splice.undefined_names(program)
+    if missing:
+        raise ProposalError(f"the program reads undefined names: {', '.join(missing[:5])}")
+    if normal_form(program) == normal_form(parent.program):
+        raise ProposalError("the reply is a copy of the parent; nothing but wording differs")
+    change = describe_difference(parent.program, program)
+    origin = f"Written on rung {assignment.rung} from parent {parent.id}."
+    text = header(origin=origin, change=change, words=words)
+    finish = render if is_toolbox_program(program) and assignment.rung != "whole_module" else with_header
+    return Draft(program=finish(program, text), class_name=class_name, motivation=change, method=assignment.method)
+
+
+def _require(parent: Candidate, rung: Rung, method: str) -> None:
+    available = (MIX.name,) if method == MIX.name else methods_for(rung, parent)
+    if method not in available:
+        raise ProposalError(f"parent {parent.id} has no method {method!r} for {rung}; it has {', '.join(available)}")
+
+
+def _grammar(assignment: Assignment) -> str | None:
+    if assignment.rung == "grammar_edit":
+        return edit_grammar(assignment.method)
+    return (
+        program_grammar(editable_methods(assignment.parent.program)) if assignment.rung == "grammar_program" else None
+    )
+
+
+def _request(assignment: Assignment, method: str) -> str:
+    """The last user message: one place, its present source, one idea."""
+    parent = assignment.parent
+    if assignment.rung == "whole_module":
+        return examples.module_request(parent.program, idea=_idea(assignment.insight))
+    source = splice.method_source(parent.program, parent.class_name, method)
+    purpose = BY_HOOK[method].purpose if method in BY_HOOK else "part of the mixer"
+    if assignment.rung == "method_splice":
+        init = splice.method_source(parent.program, parent.class_name, "__init__")
+        return examples.splice_request(method, source=source, init=init, idea=_idea(assignment.insight))
+    body = "\n".join(ast.unparse(one) for one in ast.parse(source).body[0].body)  # type: ignore[attr-defined]
+    shown = f"{BY_HOOK[method].short_signature}\n{textwrap.indent(body, '    ')}"
+    return examples.hook_request(method, purpose=purpose, source=shown, idea=_idea(assignment.insight))
+
+
+def _idea(insight: Insight | None) -> str:
+    return f"{insight.claim} {insight.how}" if insight else "Try something simple that the present form does not do."
+
+
+def _toolbox_child(assignment: Assignment, reply: str) -> tuple[str, str]:
+    """The parent with one rewritten hook, and the writer's words."""
+    hook = BY_HOOK[assignment.method] if assignment.rung == "grammar_edit" else MIX
+    node, words = replies.function_reply(reply, hook.name)
+    if not _has_arguments(node, hook.name):
+        raise ProposalError(f"{hook.name} must keep its arguments: self, {', '.join(hook.arguments)}")
+    toolbox_check.check(node, assignment.parent.program)
+    text = function_text(hook, live_lines(node.body))
+    program = splice.put_method(assignment.parent.program, MIXER, hook.name, text)
+    return render(program, ""), words
+
+
+def _spliced(assignment: Assignment, code: str) -> str:
+    """The parent with the named method replaced, new methods added and bare statements put into the constructor."""
+    parent, tree = assignment.parent, splice.parse(code, "the fenced block")
+    nodes = tree.body
+    if len(nodes) == 1 and isinstance(nodes[0], ast.ClassDef):
+        nodes = nodes[0].body
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    if assignment.method not in [node.name for node in functions]:
+        raise ProposalError(f"the fenced block has no def {assignment.method}")
+    program = parent.program
+    for node in functions:
+        if node.name == "__init__":
+            raise ProposalError(
+                "the fenced block redefines __init__; write new attributes as bare self.name = ... lines"
+            )
+        program = splice.put_method(program, parent.class_name, node.name, splice.source_of(code, node))
+    statements = [node for node in nodes if isinstance(node, (ast.Assign, ast.AnnAssign))]
+    if statements:
+        program = splice.append_to_init(
+            program, parent.class_name, "".join(f"{ast.unparse(node)}\n" for node in statements)
+        )
+    splice.parse(program)
+    return program
+
+
+def _public_class(program: str) -> str:
+    """`DeltaNet`, else the only public class; raises ProposalError where neither exists."""
+    names = [node.name for node in splice.parse(program).body if isinstance(node, ast.ClassDef)]
+    public = [name for name in names if not name.startswith("_")]
+    if MIXER in names:
+        return MIXER
+    if len(public) == 1:
+        return public[0]
+    raise ProposalError(f"the program has no class {MIXER} and {len(public)} public classes; one is expected")
+
+
+def _has_arguments(node: ast.FunctionDef, hook_name: str) -> bool:
+    return [argument.arg for argument in node.args.args] == ["self", *BY_HOOK[hook_name].arguments]

@@ -1,0 +1,416 @@
+"""Propose, screen, admit, repair: how the slots of a generation are filled, one file per try."""
+
+from __future__ import annotations
+
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from arch_search import models
+from arch_search.admission import runner, static
+from arch_search.agents import engineer, researcher
+from arch_search.campaign import Campaign
+from arch_search.domains.linear_attention import SEED_PROGRAM
+from arch_search.errors import ConfigError, ProposalError, ReplyError
+from arch_search.generation import REFERENCE_NAME, SlotPlan, admitted, open_slots, plans_of, read_tries
+from arch_search.proposals import fingerprint, mutation, placebo, rungs
+from arch_search.proposals.assignment import Assignment, Draft
+from arch_search.protocols import ModelClient, ModelReply
+from arch_search.selection import policies
+from cognition_db.experience.archive import ArchiveContents
+from cognition_db.experience.files import write_atomic
+from cognition_db.literature import load_insights
+from cognition_db.records import (
+    Candidate,
+    Insight,
+    Proposal,
+    SlotTry,
+    Verdict,
+    candidate_id,
+    canonical_json,
+    sha256_text,
+    to_json,
+)
+
+FREE_RUNGS = frozenset({"toolbox_program", "method_splice", "whole_module"})
+_PARENT_DRAWS = 20  # before falling back to the reference, which every rung can edit
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """All choices of one try that no language model makes; a function of the campaign's seed."""
+
+    plan: SlotPlan
+    attempt: int
+    seed: int
+    parent: Candidate | None
+    assignment: Assignment | None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A drawn try after its program text came to be, or failed to (`refusal`)."""
+
+    drawn: Drawn
+    draft: Draft | None
+    reply: ModelReply | None
+    refusal: Verdict | None
+    repairs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Programs of the campaign so far: what a new one must not repeat."""
+
+    normal_forms: dict[str, str]
+    fingerprints: dict[str, tuple[float, ...]]
+
+    @staticmethod
+    def of(candidates: Sequence[Candidate]) -> Known:
+        originals = [candidate for candidate in candidates if candidate.arm != "placebo"]
+        return Known(
+            normal_forms={fingerprint.normal_form(one.program): one.id for one in originals},
+            fingerprints={one.id: one.fingerprint for one in originals if one.fingerprint},
+        )
+
+
+class Proposer:
+    """Fills the open slots of one generation.
+
+    `pump` is called about once a second while threads wait for the model or for checks, so that trainings go on.
+    """
+
+    def __init__(
+        self, campaign: Campaign, *, client: Callable[[], ModelClient], pump: Callable[[], None], say: Callable[[str], None]
+    ) -> None:
+        self._campaign = campaign
+        self._config = campaign.config
+        self._client = client
+        self._pump = pump
+        self._say = say
+        self._insights = load_insights()
+
+    def fill(self, number: int, contents: ArchiveContents, reference: Candidate | None) -> None:
+        """Fill every slot of generation `number`; returns when none wants another try."""
+        paths = self._campaign.generation(number)
+        with ThreadPoolExecutor(max_workers=self._config.llm.parallel_requests) as pool:
+            while wanting := open_slots(number, read_tries(paths), self._config):
+                drawn = [self._draw(number, plan, attempt, contents, reference) for plan, attempt in wanting]
+                self._prepare_client(drawn)
+                written = self._all(pool, lambda one: self._write(number, one), drawn)
+                for tried in self._checked(number, written, contents, reference):
+                    self._record(number, tried)
+                if number == 0:
+                    reference = admitted(read_tries(paths))[0] if admitted(read_tries(paths)) else None
+
+    def _prepare_client(self, drawn: Sequence[Drawn]) -> None:
+        if any(one.assignment for one in drawn):
+            self._client()
+
+    # ---- draw
+
+    def _draw(
+        self, number: int, plan: SlotPlan, attempt: int, contents: ArchiveContents, reference: Candidate | None
+    ) -> Drawn:
+        seed = int(np.random.SeedSequence([self._config.campaign.seed, number, plan.slot, attempt]).generate_state(1)[0])
+        if plan.arm in ("baseline", "placebo"):
+            return Drawn(plan, attempt, seed, reference, None)
+        assert reference is not None, "generation 0 is filled before any other"
+        rng = np.random.default_rng(seed)
+        parent, references = self._parent(plan, contents, reference, rng)
+        if plan.arm == "mutate":
+            return Drawn(plan, attempt, seed, parent, None)
+        method = ""
+        if plan.rung in ("grammar_edit", "method_splice"):
+            methods = rungs.methods_for(plan.rung, parent)
+            method = methods[int(rng.integers(len(methods)))]
+        insight = self._insight(method, rng)
+        assignment = Assignment(rung=plan.rung, parent=parent, method=method, insight=insight, references=references)
+        return Drawn(plan, attempt, seed, parent, assignment)
+
+    def _parent(
+        self, plan: SlotPlan, contents: ArchiveContents, reference: Candidate, rng: np.random.Generator
+    ) -> tuple[Candidate, tuple[Candidate, ...]]:
+        if not contents.evaluations:
+            return reference, ()
+        choices = policies.choose_parents(
+            contents, self._config.selection, reference_id=reference.id, rng=rng, count=_PARENT_DRAWS
+        )
+        for choice in choices:
+            if plan.rung in rungs.rungs_for(choice.parent):
+                return choice.parent, choice.references
+        return reference, ()
+
+    def _insight(self, method: str, rng: np.random.Generator) -> Insight:
+        fitting = [insight for insight in self._insights if method in insight.tags] or list(self._insights)
+        return fitting[int(rng.integers(len(fitting)))]
+
+    # ---- write
+
+    def _write(self, number: int, drawn: Drawn) -> Written:
+        plan = drawn.plan
+        if plan.arm == "baseline":
+            return Written(drawn, baseline_draft(plan, self._config.campaign.baselines), None, None)
+        assert drawn.parent is not None
+        if plan.arm == "placebo":
+            draft = placebo.placebo(drawn.parent, generation=number, slot=plan.slot)
+            return Written(drawn, draft, None, None)
+        try:
+            if drawn.assignment is None:
+                return Written(drawn, mutation.mutate(drawn.parent, np.random.default_rng(drawn.seed)), None, None)
+            return self._ask(number, drawn, drawn.assignment)
+        except ProposalError as error:
+            return Written(drawn, None, None, Verdict(check="program", outcome="failed", reason=str(error), refuses=True))
+
+    def _ask(self, number: int, drawn: Drawn, assignment: Assignment) -> Written:
+        key = f"g{number:04d}/s{drawn.plan.slot:03d}/t{drawn.attempt}/researcher"
+        try:
+            reply = researcher.write(self._client(), assignment, key=key, sampling=self._config.roles.researcher)
+        except ReplyError as error:
+            return Written(drawn, None, None, Verdict(check="reply", outcome="failed", reason=str(error), refuses=True))
+        try:
+            return Written(drawn, rungs.program_from_reply(assignment, reply.text), reply, None)
+        except ProposalError as error:
+            refusal = Verdict(check="program", outcome="failed", reason=str(error), refuses=True)
+            return Written(drawn, None, reply, refusal)
+
+    # ---- check
+
+    def _checked(
+        self, number: int, written: Sequence[Written], contents: ArchiveContents, reference: Candidate | None
+    ) -> list[SlotTry]:
+        """Admission of all written programs, two at a time; duplicates are decided in slot order."""
+        decided: list[SlotTry] = []
+        if number == 0 and reference is None:  # its parameter count is the target for all others
+            decided.append(self._admit(number, written[0], Known({}, {}), None))
+            written, reference = written[1:], decided[0].candidate
+        target = reference.parameter_count if reference else None
+        earlier = [*contents.candidates, *admitted(read_tries(self._campaign.generation(number)))]
+        before = Known.of(earlier)
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            first = self._all(pool, lambda one: self._admit(number, one, before, target), written)
+            for one, tried in zip(written, first, strict=True):
+                tried = self._distinct(number, tried, decided)
+                decided.append(self._repaired(number, one, tried, before, target, pool))
+        return decided
+
+    def _admit(self, number: int, written: Written, known: Known, target: int | None) -> SlotTry:
+        drawn, draft = written.drawn, written.draft
+        proposal = self._proposal(number, written)
+        if draft is None:
+            assert written.refusal is not None
+            return SlotTry(proposal=proposal, verdicts=(written.refusal,), candidate=None)
+        own_rung = drawn.plan.arm in ("evolve", "mutate")
+        verdicts = static.check_program(
+            draft.program,
+            class_name=draft.class_name,
+            normal_form=_normal_form(draft.program),
+            settings=self._config.admission,
+            known=known.normal_forms,
+            own_rung=own_rung,
+        )
+        if any(verdict.refuses for verdict in verdicts):
+            return SlotTry(proposal=proposal, verdicts=verdicts, candidate=None)
+        report = runner.admit(
+            draft.program,
+            class_name=draft.class_name,
+            settings=self._config.admission,
+            stage=self._config.stage,
+            target_parameters=target,
+            exempt_cost=drawn.plan.arm == "baseline",
+            jail=self._config.jail,
+            workdir=self._workdir(number, drawn, written.repairs),
+            known_fingerprints=known.fingerprints,
+            own_rung=own_rung,
+        )
+        verdicts += report.verdicts
+        if any(verdict.refuses for verdict in verdicts):
+            return SlotTry(proposal=proposal, verdicts=verdicts, candidate=None)
+        candidate = Candidate(
+            id=candidate_id(draft.program),
+            program=draft.program,
+            class_name=report.class_name,
+            name=self._name(number, drawn, draft),
+            arm=proposal.arm,
+            rung=proposal.rung,
+            generation=number,
+            slot=proposal.slot,
+            parents=proposal.parents,
+            motivation=draft.motivation,
+            parameter_count=report.parameter_count,
+            verdicts=verdicts,
+            insights=proposal.insights,
+            fingerprint=report.fingerprint,
+        )
+        return SlotTry(proposal=proposal, verdicts=verdicts, candidate=candidate)
+
+    def _distinct(self, number: int, tried: SlotTry, decided: Sequence[SlotTry]) -> SlotTry:
+        """Refuse what an earlier slot of the same round already is; baselines and placebos may repeat."""
+        candidate = tried.candidate
+        if candidate is None or candidate.arm not in ("evolve", "mutate"):
+            return tried
+        known = Known.of(admitted(decided))
+        same = known.normal_forms.get(_normal_form(candidate.program))
+        verdict = (
+            Verdict(check="duplicate", outcome="failed", reason=f"the same program as {same}", refuses=True)
+            if same
+            else runner.same_behaviour(
+                candidate.fingerprint, known.fingerprints, distance=self._config.admission.duplicate_distance, own_rung=True
+            )
+        )
+        if not verdict.refuses:
+            return tried
+        return SlotTry(proposal=tried.proposal, verdicts=(*tried.verdicts, verdict), candidate=None)
+
+    # ---- repair
+
+    def _repaired(
+        self, number: int, written: Written, tried: SlotTry, known: Known, target: int | None, pool: ThreadPoolExecutor
+    ) -> SlotTry:
+        for round_number in range(1, self._config.campaign.repair_rounds + 1):
+            if not self._repairable(tried) or written.draft is None or not self._repair_pays():
+                return tried
+            written = self._wait(pool.submit(self._mend, number, written, tried, round_number))
+            tried = self._wait(pool.submit(self._admit, number, written, known, target))
+        return tried
+
+    def _repairable(self, tried: SlotTry) -> bool:
+        refusing = [verdict for verdict in tried.verdicts if verdict.refuses]
+        return (
+            tried.proposal.arm == "evolve"
+            and tried.proposal.rung in FREE_RUNGS
+            and bool(refusing)
+            and all(verdict.check != "duplicate" for verdict in refusing)
+        )
+
+    def _repair_pays(self) -> bool:
+        tries = [
+            one
+            for number in range(self._campaign.config.campaign.generations + 1)
+            for one in read_tries(self._campaign.generation(number))
+            if one.proposal.repairs
+        ]
+        settings = self._config.campaign
+        return engineer.repair_pays(
+            len(tries),
+            sum(one.candidate is not None for one in tries),
+            min_tries=settings.repair_min_tries,
+            stop_share=settings.repair_stop_share,
+        )
+
+    def _mend(self, number: int, written: Written, tried: SlotTry, round_number: int) -> Written:
+        assert written.draft is not None
+        drawn = written.drawn
+        key = f"g{number:04d}/s{drawn.plan.slot:03d}/t{drawn.attempt}/engineer-{round_number}"
+        try:
+            reply = engineer.repair(
+                self._client(),
+                program=written.draft.program,
+                verdicts=tried.verdicts,
+                motivation=written.draft.motivation,
+                key=key,
+                sampling=self._config.roles.engineer,
+            )
+            assert drawn.assignment is not None
+            draft = rungs.program_from_reply(replace(drawn.assignment, rung="whole_module", method=""), reply.text)
+        except (ReplyError, ProposalError) as error:
+            refusal = Verdict(check="repair", outcome="failed", reason=str(error), refuses=True)
+            return Written(drawn, None, written.reply, refusal, round_number)
+        return Written(drawn, draft, reply, None, round_number)
+
+    # ---- record
+
+    def _record(self, number: int, tried: SlotTry) -> None:
+        proposal = tried.proposal
+        path = self._campaign.generation(number).slot_try(proposal.slot, proposal.attempt)
+        text = canonical_json(to_json(tried))
+        write_atomic(path, text.encode())
+        self._campaign.journal.append(
+            "try",
+            {
+                "generation": number,
+                "slot": proposal.slot,
+                "attempt": proposal.attempt,
+                "candidate": tried.candidate.id if tried.candidate else None,
+                "sha256": sha256_text(text),
+            },
+        )
+        refusal = next((verdict for verdict in tried.verdicts if verdict.refuses), None)
+        outcome = f"refused: {refusal.check}: {refusal.reason}" if refusal else "admitted"
+        name = tried.candidate.name if tried.candidate else f"{proposal.rung} {proposal.method}".strip()
+        self._say(f"gen {number}: slot {proposal.slot} {name} {outcome}")
+
+    def _proposal(self, number: int, written: Written) -> Proposal:
+        drawn, draft, reply = written.drawn, written.draft, written.reply
+        return Proposal(
+            generation=number,
+            slot=drawn.plan.slot,
+            attempt=drawn.attempt,
+            arm=drawn.plan.arm,
+            rung=drawn.plan.rung,
+            parents=(drawn.parent.id,) if drawn.parent and drawn.plan.arm != "baseline" else (),
+            seed=drawn.seed,
+            program=draft.program if draft else "",
+            class_name=draft.class_name if draft else "DeltaNet",
+            motivation=draft.motivation if draft else "",
+            method=drawn.assignment.method if drawn.assignment else (draft.method if draft else ""),
+            insights=(drawn.assignment.insight.id,) if drawn.assignment and drawn.assignment.insight else (),
+            model=reply.model if reply else "",
+            prompt_sha256=reply.prompt_sha256 if reply else "",
+            reply_sha256=reply.reply_sha256 if reply else "",
+            repairs=written.repairs,
+        )
+
+    def _name(self, number: int, drawn: Drawn, draft: Draft) -> str:
+        if drawn.plan.arm == "baseline":
+            return baseline_name(drawn.plan, self._config.campaign.baselines)
+        what = drawn.plan.arm if drawn.plan.arm != "evolve" else drawn.plan.rung.replace("_program", "")
+        return f"g{number}.{drawn.plan.slot}-{what}" + (f"-{draft.method}" if draft.method else "")
+
+    def _workdir(self, number: int, drawn: Drawn, repairs: int) -> Path:
+        return self._campaign.paths.jail_tmp / f"g{number:04d}-s{drawn.plan.slot:03d}-t{drawn.attempt}-r{repairs}"
+
+    # ---- waiting
+
+    def _all(
+        self, pool: ThreadPoolExecutor, work: Callable[[Drawn], _Result] | Callable[[Written], _Result], items: Sequence[object]
+    ) -> list[_Result]:
+        futures = [pool.submit(work, item) for item in items]  # type: ignore[arg-type]
+        return [self._wait(future) for future in futures]
+
+    def _wait(self, future: Future[_Result]) -> _Result:
+        while not wait([future], timeout=1.0).done:
+            self._pump()
+        return future.result()
+
+
+def baseline_name(plan: SlotPlan, baselines: Sequence[str]) -> str:
+    return baselines[plan.slot - 1] if plan.slot else REFERENCE_NAME
+
+
+def baseline_draft(plan: SlotPlan, baselines: Sequence[str]) -> Draft:
+    """Program text of one baseline; ConfigError if there is none of that name."""
+    name = baseline_name(plan, baselines)
+    if plan.slot == 0:
+        return Draft(program=SEED_PROGRAM.read_text(), class_name="DeltaNet", motivation="the reference")
+    folder = Path(models.__file__).parent / "baselines"
+    file = folder / f"{name}.py"
+    if not file.exists():
+        there = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+        raise ConfigError(f"campaign.baselines: no baseline named {name!r}; there are {', '.join(there)}")
+    return Draft(program=file.read_text(), class_name="", motivation="a published baseline")
+
+
+def _normal_form(program: str) -> str:
+    try:
+        return fingerprint.normal_form(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""  # admission's static check names what is wrong with it
+
+

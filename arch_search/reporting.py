@@ -1,0 +1,184 @@
+"""From the files of a campaign to what a person reads: report, status, progress."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from arch_search.agents.call_log import CallLog
+from arch_search.analysis.report import ReportFacts, write_report
+from arch_search.analysis.statistics import Standing, standings
+from arch_search.campaign import Campaign
+from arch_search.generation import REFERENCE_NAME, admitted, packs_of, read_tries, slot_plans
+from arch_search.settings import config_to_json
+from cognition_db.experience.archive import ArchiveContents
+from cognition_db.experience.files import read_json
+from cognition_db.records import Evaluation, from_json
+
+if TYPE_CHECKING:
+    from arch_search.driver import Driver
+
+# Below this many bytes of training text the loss of two architectures differs by less than the seeds do.
+_TOKENS_TO_RANK_BY_LOSS = 400_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One look at a running campaign, in words."""
+
+    activity: str
+    generation: int
+    generations: int
+    units: str
+    model: str
+    best: str
+    elapsed_s: float
+    left: str
+
+
+def everything_so_far(campaign: Campaign) -> ArchiveContents:
+    """The archive and, beside it, what the open generation has recorded already."""
+    contents = campaign.contents()
+    number = campaign.generations_closed()
+    if number > campaign.config.campaign.generations:
+        return contents
+    tries = read_tries(campaign.generation(number))
+    if number == 0:
+        tries += read_tries(campaign.generation(1))
+    candidates = admitted(tries)
+    return replace(
+        contents,
+        tries=contents.tries + tries,
+        candidates=contents.candidates + candidates,
+        evaluations=contents.evaluations + tuple(_open_evaluations(campaign, number)),
+    )
+
+
+def write_campaign_report(campaign: Campaign, calls: CallLog) -> None:
+    """Write report.html from what there is; works on an unfinished campaign."""
+    contents = everything_so_far(campaign)
+    write_report(contents, facts=report_facts(campaign, contents, calls), out=campaign.paths.report)
+
+
+def report_facts(campaign: Campaign, contents: ArchiveContents, calls: CallLog) -> ReportFacts:
+    config = campaign.config
+    closed = campaign.generations_closed()
+    return ReportFacts(
+        name=config.campaign.name,
+        uuid=campaign.uuid,
+        command=campaign.command,
+        config=config_to_json(config),
+        config_sha256=campaign.config_sha256,
+        reference_id=reference_id(contents),
+        metric=config.selection.metric,
+        confidence=config.selection.confidence,
+        loss_ranks=loss_ranks(campaign),
+        model=config.llm.model,
+        calls=calls.totals(),
+        versions=campaign.versions,
+        started_unix=campaign.started_unix,
+        finished_unix=_last_write(campaign),
+        generations_done=max(0, closed - 1),
+        generations_total=config.campaign.generations,
+        finished=campaign.is_finished(),
+    )
+
+
+def loss_ranks(campaign: Campaign) -> bool:
+    """True where the stage trains long enough for its loss to rank architectures."""
+    stage = campaign.config.stage
+    return stage.steps * stage.batch_size * stage.seq_len >= _TOKENS_TO_RANK_BY_LOSS
+
+
+def reference_id(contents: ArchiveContents) -> str:
+    """Id of the reference; empty before it was admitted."""
+    return next((one.id for one in contents.candidates if one.arm == "baseline" and one.name == REFERENCE_NAME), "")
+
+
+def ranking(campaign: Campaign, contents: ArchiveContents) -> tuple[Standing, ...]:
+    """All measured candidates, best first; empty before the reference has a result."""
+    reference = reference_id(contents)
+    if not any(one.task.candidate_id == reference and one.ending == "finished" for one in contents.evaluations):
+        return ()
+    selection = campaign.config.selection
+    return standings(contents, reference_id=reference, metric=selection.metric, confidence=selection.confidence)
+
+
+def progress_of(campaign: Campaign, driver: Driver) -> Progress:
+    number = campaign.generations_closed()
+    states = Counter(state.name.lower() for state in driver.dispatcher.states.values())
+    contents = campaign.contents()
+    elapsed = time.time() - campaign.started_unix
+    return Progress(
+        activity=driver.activity,
+        generation=min(number, campaign.config.campaign.generations),
+        generations=campaign.config.campaign.generations,
+        units=", ".join(f"{count} {state}" for state, count in sorted(states.items())),
+        model=model_speed(driver.call_log),
+        best=best_so_far(campaign, contents),
+        elapsed_s=elapsed,
+        left=time_left(campaign, elapsed),
+    )
+
+
+def model_speed(calls: CallLog) -> str:
+    """Replies, tokens and tokens per second of the language model so far."""
+    totals = calls.totals().values()
+    seconds, tokens = sum(one.seconds for one in totals), sum(one.reply_tokens for one in totals)
+    if not seconds:
+        return "not asked yet"
+    return f"{sum(one.count for one in totals)} replies, {tokens} tokens, {tokens / seconds:.1f} tokens/s in a request"
+
+
+def best_so_far(campaign: Campaign, contents: ArchiveContents) -> str:
+    """Best candidate that is no baseline, with the interval of its improvement over the reference."""
+    ranked = [one for one in ranking(campaign, contents) if one.arm not in ("baseline", "placebo") and one.n]
+    if not ranked:
+        return "nothing measured yet"
+    best = ranked[0]
+    return (
+        f"{best.name}: {campaign.config.selection.metric} {best.improvement:+.3f} over the reference "
+        f"[{best.low:+.3f}, {best.high:+.3f}], {best.verdict.replace('_', ' ')}"
+    )
+
+
+def time_left(campaign: Campaign, elapsed_s: float) -> str:
+    """Estimate from the share of trainings done; says so while there is nothing to estimate from."""
+    done, planned = tasks_done(campaign), tasks_planned(campaign)
+    if not done:
+        return "time left not known yet"
+    return f"about {elapsed_s * (planned - done) / done / 60:.0f} min left ({done} of {planned} trainings)"
+
+
+def tasks_planned(campaign: Campaign) -> int:
+    """Trainings the whole campaign will run if every slot is filled."""
+    config = campaign.config.campaign
+    per_generation = len(slot_plans(campaign.config)) * config.seeds_per_candidate
+    return config.reference_seeds + len(config.baselines) + config.generations * per_generation
+
+
+def tasks_done(campaign: Campaign) -> int:
+    """Trainings with a result on disk."""
+    done = 0
+    for number in range(campaign.config.campaign.generations + 1):
+        paths = campaign.generation(number)
+        done += sum(1 for _ in paths.units.glob("*/*-s*.json")) if paths.units.exists() else 0
+    return done
+
+
+def _open_evaluations(campaign: Campaign, number: int) -> Iterator[Evaluation]:
+    """Evaluations of the open generation that wait in unit folders or in shards not yet merged."""
+    paths = campaign.generation(number)
+    for pack in packs_of(number, admitted(read_tries(paths)), campaign.config, attempt=1):
+        for task in pack.tasks:
+            file = paths.unit(pack.unit).evaluation(task.key)
+            if file.exists():
+                yield from_json(Evaluation, read_json(file))
+
+
+def _last_write(campaign: Campaign) -> float:
+    return campaign.paths.journal.stat().st_mtime
+

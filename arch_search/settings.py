@@ -1,0 +1,152 @@
+"""Settings from hydra_conf and the command line to a checked Config; the one door to Hydra."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+import hydra_conf
+from arch_search.config import Config
+from arch_search.errors import ConfigError
+from cognition_db.records import canonical_json, sha256_text
+
+# Where a campaign runs may change between two starts of it; what it measures may not.
+MACHINE_GROUPS = ("slurm", "llm", "jail")
+_ADAPTER = TypeAdapter(Config)
+
+
+def load_config(overrides: Sequence[str]) -> Config:
+    """The configuration that the overrides (`group=choice`, `key.path=value`) select."""
+    groups = _groups()
+    for override in overrides:
+        _check_form(override, groups)
+    try:
+        with initialize_config_module("hydra_conf", version_base="1.3"):
+            composed = compose("config", overrides=list(overrides))
+            _check_keys(composed, overrides, groups)
+            plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_hydra_line(error, overrides)) from error
+    return config_from_json(plain)
+
+
+def config_from_json(data: Any) -> Config:
+    """The Config that `data` describes; ConfigError names the first wrong key."""
+    try:
+        config = _ADAPTER.validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{key}={first.get('input')!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
+    return _consistent(config)
+
+
+def config_to_json(config: Config) -> dict[str, Any]:
+    data: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
+    return data
+
+
+def config_sha256(config: Config) -> str:
+    """Hash of all that may change a measurement: everything but the folder and the machine groups."""
+    data = config_to_json(config)
+    for group in MACHINE_GROUPS:
+        del data[group]
+    del data["campaign"]["dir"]
+    return sha256_text(canonical_json(data))
+
+
+def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """`key: old there, new here` for every setting that differs and may not change within a campaign."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    skipped = tuple(f"{group}." for group in MACHINE_GROUPS)
+    return [
+        f"{key}: {before.get(key)!r} there, {after.get(key)!r} here"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not key.startswith(skipped) and key != "campaign.dir"
+    ]
+
+
+def _consistent(config: Config) -> Config:
+    campaign, stage = config.campaign, config.stage
+    for chosen, key, value in (
+        (config.llm.kind == "endpoint", "llm.base_url", config.llm.base_url),
+        (config.llm.kind == "recorded", "llm.recording", config.llm.recording),
+        (config.data.kind != "stdlib", "data.path", config.data.path),
+    ):
+        if chosen and not value:
+            raise ConfigError(f"{key} is not set; give it on the command line: {key}=...")
+    if campaign.reference_seeds < campaign.seeds_per_candidate:
+        raise ConfigError(
+            f"campaign.reference_seeds={campaign.reference_seeds} is less than "
+            f"campaign.seeds_per_candidate={campaign.seeds_per_candidate}; candidates are paired with the reference's seeds"
+        )
+    for name, d_model, n_heads in (
+        ("stage", stage.d_model, stage.n_heads),
+        ("stage.recall", stage.recall.d_model, stage.recall.n_heads),
+        ("admission", config.admission.d_model, config.admission.n_heads),
+    ):
+        if d_model % n_heads:
+            raise ConfigError(f"{name}.d_model={d_model} is not a multiple of {name}.n_heads={n_heads}")
+    return config
+
+
+def _groups() -> dict[str, list[str]]:
+    root = Path(hydra_conf.__file__).parent
+    return {
+        folder.name: sorted(file.stem for file in folder.glob("*.yaml") if file.stem != "base")
+        for folder in root.iterdir()
+        if folder.is_dir() and not folder.name.startswith("_")
+    }
+
+
+def _check_form(override: str, groups: dict[str, list[str]]) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!r} is not a setting; write key=value, for example campaign=demo or stage.steps=200")
+    if key in groups and value not in groups[key]:
+        near = difflib.get_close_matches(value, groups[key], n=3, cutoff=0.4)
+        hint = f"nearest: {', '.join(near)}; " if near else ""
+        raise ConfigError(f"{override}: no such choice; {hint}there are: {', '.join(groups[key])}")
+    if "." not in key and key not in groups:
+        raise ConfigError(f"{key} is not a setting; {_near(key, groups)}")
+
+
+def _check_keys(config: DictConfig, overrides: Sequence[str], groups: dict[str, list[str]]) -> None:
+    known = {key for key, _ in _leaves(OmegaConf.to_container(config))}
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        if key not in groups and not any(leaf == key or leaf.startswith(f"{key}.") for leaf in known):
+            raise ConfigError(f"{key} is not a setting; {_near(key, known)}")
+
+
+def _near(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, sorted(known), n=3, cutoff=0.5)
+    return f"nearest: {', '.join(near)}" if near else "arch-search run --help names the groups"
+
+
+def _leaves(data: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    if isinstance(data, dict) and data:
+        for key, value in data.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, data
+
+
+def _hydra_line(error: Exception, overrides: Sequence[str]) -> str:
+    """Hydra's messages are several lines of its own vocabulary; ours is one line with the nearest valid names."""
+    text = " ".join(str(error).split())
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        if f"'{key}'" in text or (key and key.rpartition(".")[2] in text and "not in struct" in text):
+            with initialize_config_module("hydra_conf", version_base="1.3"):
+                plain = compose("config", overrides=[o for o in overrides if "." not in o.partition("=")[0]])
+            return f"{key} is not a setting; {_near(key, (leaf for leaf, _ in _leaves(OmegaConf.to_container(plain))))}"
+    return text

@@ -1,0 +1,275 @@
+"""The jailed half of a task: imports the program, trains and measures it, leaves files. Run by the supervisor only.
+
+Trusts nothing it could protect: the program runs in this process. Whatever is written here is validated outside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from arch_search.evaluation import measure, recall
+from arch_search.models import stand_in
+from arch_search.models.language_model import LanguageModel
+from arch_search.models.loading import build_mixer, load_mixer_class
+from arch_search.models.matching import match_feed_forward
+from arch_search.training.data import open_tokens
+from arch_search.training.seeds import derive_seed
+from arch_search.training.trainer import IGNORED, NextBatch, Recipe, Step, Training, train
+from arch_search.worker.folder import (
+    EXIT_OURS,
+    EXIT_STOPPED,
+    ChildResult,
+    Ints,
+    Order,
+    Phase,
+    Progress,
+    TaskFolder,
+    write_array,
+    write_message,
+)
+from cognition_db.experience.errors import StoreError
+from cognition_db.experience.files import read_json
+from cognition_db.records import from_json, to_json
+
+PROGRESS_EVERY_S = 0.5
+RECALL_WARMUP_SHARE = 0.1
+RECALL_CLIP_NORM = 1.0
+
+
+class _Stopped(Exception):
+    """The training was asked to stop and has written its checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    order: Order
+    recall_inputs: Ints
+    windows: Ints
+    train_tokens: np.ndarray  # type: ignore[type-arg]
+
+
+def main(root: Path) -> int:
+    folder = TaskFolder(root)
+    if folder.result.exists():
+        return 0
+    try:
+        inputs = _read_inputs(folder)
+    except Exception:
+        traceback.print_exc()
+        return EXIT_OURS
+    try:
+        result = _work(folder, inputs)
+    except _Stopped:
+        return EXIT_STOPPED
+    except StoreError:
+        traceback.print_exc()
+        return EXIT_OURS
+    except BaseException as error:
+        # also SystemExit and KeyboardInterrupt: a program that raises them has crashed like any other
+        traceback.print_exc()
+        result = ChildResult(ending="out_of_memory" if _is_memory(error) else "crashed", cause=_cause(error, folder))
+    write_message(folder.result, result)
+    return 0
+
+
+def _read_inputs(folder: TaskFolder) -> _Inputs:
+    order = from_json(Order, read_json(folder.order))
+    torch.set_num_threads(order.stage.threads)
+    torch.set_num_interop_threads(1)
+    return _Inputs(
+        order,
+        np.load(folder.recall_inputs, allow_pickle=False),
+        np.load(folder.windows, allow_pickle=False),
+        open_tokens(Path(order.train_path), order.token_bytes),
+    )
+
+
+def _work(folder: TaskFolder, inputs: _Inputs) -> ChildResult:
+    stand_in.install()
+    order = inputs.order
+    program = load_mixer_class(folder.program, order.class_name)
+    recalled = None if folder.recall_answers.exists() else _recall(folder, inputs, program)
+    if recalled is not None and recalled.ended != "finished":
+        return ChildResult(ending="non_finite", cause=f"recall: {recalled.cause}")
+    model, parameter_count = _language_model(order, program)
+    training = train(
+        model,
+        _text_batches(order, inputs.train_tokens),
+        recipe=_text_recipe(order),
+        checkpoint_path=folder.checkpoint("language_model"),
+        should_stop=_reporter(folder, "language_model", order.stage.steps),
+    )
+    _stop_if_asked(training)
+    if training.ended == "finished":
+        size = order.stage.batch_size
+        write_array(folder.heldout_nll, measure.token_nll(model, inputs.windows, batch_size=size))
+        positions = np.asarray(order.prefix_positions, dtype=np.int64)
+        write_array(folder.prefix_nll, measure.prefix_nll(model, inputs.windows, positions))
+    resumed = order.stage.recall.steps + training.resumed_from_step if recalled is None else recalled.resumed_from_step
+    return ChildResult(
+        ending="finished" if training.ended == "finished" else "non_finite",
+        cause=training.cause,
+        curve_steps=training.curve_steps,
+        curve_loss=training.curve_loss,
+        tokens_seen=training.tokens_seen,
+        parameter_count=parameter_count,
+        resumed_from_step=resumed,
+        step_s=training.step_s,
+    )
+
+
+def _recall(folder: TaskFolder, inputs: _Inputs, program: type[nn.Module]) -> Training:
+    """Train the probe model on overwrite recall and leave its answers."""
+    order, probe = inputs.order, inputs.order.stage.recall
+    torch.manual_seed(derive_seed(order.seed, "recall", "weights"))
+    model = LanguageModel(
+        lambda layer: build_mixer(program, d_model=probe.d_model, n_heads=probe.n_heads, layer_idx=layer),
+        vocab=probe.vocab,
+        d_model=probe.d_model,
+        n_layers=probe.n_layers,
+        feed_forward=0,
+    )
+    recipe = Recipe(
+        steps=probe.steps,
+        lr=probe.lr,
+        warmup_steps=int(RECALL_WARMUP_SHARE * probe.steps),
+        weight_decay=0.0,
+        clip_norm=RECALL_CLIP_NORM,
+        seed=derive_seed(order.seed, "recall"),
+        checkpoint_every_s=order.stage.checkpoint_every_s,
+    )
+
+    def next_batch(step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        drawn = recall.training_set(probe, step, rng)
+        targets = torch.full(drawn.inputs.shape, IGNORED)
+        targets[:, drawn.asked] = torch.from_numpy(drawn.answers)
+        return torch.from_numpy(drawn.inputs), targets
+
+    training = train(
+        model,
+        next_batch,
+        recipe=recipe,
+        checkpoint_path=folder.checkpoint("recall"),
+        should_stop=_reporter(folder, "recall", probe.steps),
+    )
+    _stop_if_asked(training)
+    if training.ended == "finished":
+        asked = np.asarray(order.asked, dtype=np.int64)
+        found = measure.answers(model, inputs.recall_inputs, asked, batch_size=probe.batch_size)
+        write_array(folder.recall_answers, found)
+    return training
+
+
+def _language_model(order: Order, program: type[nn.Module]) -> tuple[LanguageModel, int]:
+    """The model of the stage, its feed-forward width chosen to match the reference, and its parameter count."""
+    stage = order.stage
+
+    def make_mixer(layer: int) -> nn.Module:
+        return build_mixer(program, d_model=stage.d_model, n_heads=stage.n_heads, layer_idx=layer)
+
+    matched = match_feed_forward(
+        make_mixer,
+        vocab=order.vocab,
+        d_model=stage.d_model,
+        n_layers=stage.n_layers,
+        target_parameters=order.target_parameters,
+    )
+    torch.manual_seed(derive_seed(order.seed, "language_model", "weights"))
+    model = LanguageModel(
+        make_mixer,
+        vocab=order.vocab,
+        d_model=stage.d_model,
+        n_layers=stage.n_layers,
+        feed_forward=matched.feed_forward,
+    )
+    return model, matched.parameter_count
+
+
+def _text_recipe(order: Order) -> Recipe:
+    stage = order.stage
+    return Recipe(
+        steps=stage.steps,
+        lr=stage.lr,
+        warmup_steps=stage.warmup_steps,
+        weight_decay=stage.weight_decay,
+        clip_norm=stage.clip_norm,
+        seed=derive_seed(order.seed, "language_model"),
+        checkpoint_every_s=stage.checkpoint_every_s,
+    )
+
+
+def _text_batches(order: Order, tokens: np.ndarray) -> NextBatch:  # type: ignore[type-arg]
+    """Windows of the training tokens at random places."""
+    length = order.stage.seq_len + 1
+    reach = np.arange(length)
+
+    def next_batch(step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        starts = rng.integers(0, len(tokens) - length + 1, order.stage.batch_size)
+        windows = torch.from_numpy(tokens[starts[:, None] + reach].astype(np.int64))
+        return windows[:, :-1], windows[:, 1:]
+
+    return next_batch
+
+
+def _reporter(folder: TaskFolder, phase: Phase, steps: int) -> Callable[[Step], bool]:
+    """Reports progress about twice a second and says whether the supervisor asks for an end."""
+    reported_at = -PROGRESS_EVERY_S
+
+    def report(step: Step) -> bool:
+        nonlocal reported_at
+        if time.monotonic() - reported_at >= PROGRESS_EVERY_S:
+            reported_at = time.monotonic()
+            _write_progress(
+                folder.progress,
+                Progress(
+                    phase=phase,
+                    step=step.step,
+                    steps=steps,
+                    loss=step.loss,
+                    step_s=step.step_s,
+                    cpu_s=time.process_time(),
+                ),
+            )
+        return folder.stop.exists()
+
+    return report
+
+
+def _write_progress(path: Path, progress: Progress) -> None:
+    # not durable on purpose: a lost progress report costs nothing, a sync twice a second would
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(json.dumps(to_json(progress)))
+    os.replace(fresh, path)
+
+
+def _stop_if_asked(training: Training) -> None:
+    if training.ended == "stopped":
+        raise _Stopped
+
+
+def _is_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _cause(error: BaseException, folder: TaskFolder) -> str:
+    """One line: what was raised and on which line of the program."""
+    frames = traceback.extract_tb(error.__traceback__)
+    line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(folder.program)), None)
+    words = " ".join(str(error).split())[:200]
+    where = f" (program.py line {line})" if line is not None else ""
+    return f"{type(error).__name__}: {words}{where}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,49 @@
+"""The manifest: what the array elements of one submission round run. Written once, before the submission."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from arch_search.config import Jail, Stage
+from arch_search.errors import CampaignError
+from cognition_db.experience.errors import StoreError
+from cognition_db.experience.files import read_json, write_atomic
+from cognition_db.records import Pack, from_json, to_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything a compute node needs besides programs and corpus; lies in the folder of its generation."""
+
+    campaign_uuid: str
+    generation: int
+    round: int
+    config_sha256: str
+    stage: Stage
+    jail: Jail
+    data_dir: str  # folder of the corpus, see training/data.py
+    target_parameters: int
+    reference_step_s: float | None  # median `step_s` of the reference; None: nothing is ended for slowness
+    packs: tuple[Pack, ...]
+    classes: dict[str, str]  # candidate id -> name of its module class
+    versions: dict[str, str]
+
+
+def write(path: Path, manifest: Manifest) -> None:
+    write_atomic(path, json.dumps(to_json(manifest), indent=1).encode())
+
+
+def read(path: Path) -> Manifest:
+    """The manifest at `path`; raises CampaignError in one line."""
+    try:
+        return from_json(Manifest, read_json(path))
+    except StoreError as error:
+        raise CampaignError(f"no manifest: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CampaignError(f"{path}: no usable manifest: {where}: {first['msg']}; submit the round again") from None

@@ -1,0 +1,90 @@
+"""From what a child left to how its task ended and what it scored: trusted code, outside the jail."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from arch_search.config import Stage
+from arch_search.evaluation import heldout, recall
+from arch_search.worker.folder import MAX_CURVE_POINTS, ChildResult, Ints, TaskFolder, read_array, read_message
+from arch_search.worker.watch import floor_cause
+from cognition_db.records import Ending, Score
+
+# no finite model of float32 logits gives a token a larger loss, in nats, than the range of its logits; far beyond use
+MAX_NLL_NATS = 1e4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Questions:
+    """What a task is scored on. recall_answers [N, K] never enter the jail; positions [P, 2]."""
+
+    recall_inputs: Ints
+    recall_answers: Ints
+    asked: Ints
+    windows: Ints
+    positions: Ints
+    is_bytes: bool
+    floor_nats: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    ending: Ending
+    cause: str
+    scores: tuple[Score, ...]
+
+
+def read_result(folder: TaskFolder, stage: Stage) -> ChildResult | None:
+    """The child's account of itself, or None where it left none or one that cannot be true."""
+    result = read_message(folder.result, ChildResult)
+    return result if result is not None and _is_possible(result, stage) else None
+
+
+def score(result: ChildResult, folder: TaskFolder, questions: Questions) -> Scored:
+    """Ending and scores of a task whose child came to an end by itself."""
+    if result.ending != "finished":
+        return Scored(ending=result.ending, cause=result.cause or result.ending, scores=())
+    shape = (questions.windows.shape[0], questions.windows.shape[1] - 1)
+    answers = read_array(folder.recall_answers, shape=questions.recall_answers.shape, dtype="<i8")
+    nll = read_array(folder.heldout_nll, shape=shape, dtype="<f4")
+    prefix_nll = read_array(folder.prefix_nll, shape=(len(questions.positions),), dtype="<f4")
+    if answers is None or nll is None or prefix_nll is None:
+        return Scored(ending="crashed", cause="the child said finished but left no complete measurements", scores=())
+    if not (np.isfinite(nll).all() and np.isfinite(prefix_nll).all()):
+        return Scored(ending="non_finite", cause="held-out loss is not finite", scores=())
+    if nll.min() < 0 or max(nll.max(), prefix_nll.max()) > MAX_NLL_NATS:
+        return Scored(ending="crashed", cause=f"held-out loss of a token outside 0..{MAX_NLL_NATS:g} nats", scores=())
+    loss, *others = heldout.heldout_scores(nll, is_bytes=questions.is_bytes)
+    gap = heldout.prefix_gap(nll, prefix_nll, questions.positions)
+    accuracy = recall.accuracy(answers, questions.recall_answers)
+    speed = Score(name="step_s", value=result.step_s, count=len(result.curve_steps), unit="CPU-seconds per step")
+    scores = (accuracy, loss, *others, gap, speed)
+    lowest = min(loss.value, *result.curve_loss)
+    if lowest < questions.floor_nats:
+        return Scored(ending="below_floor", cause=floor_cause("lowest", lowest, questions.floor_nats), scores=scores)
+    if gap.value > heldout.PREFIX_TOLERANCE_NATS:
+        cause = (
+            f"prefix-only loss differs from full-sequence loss by {gap.value:.3g} nats: "
+            "the program sees the future or the length"
+        )
+        return Scored(ending="below_floor", cause=cause, scores=scores)
+    return Scored(ending="finished", cause="", scores=scores)
+
+
+def _is_possible(result: ChildResult, stage: Stage) -> bool:
+    steps, losses = result.curve_steps, result.curve_loss
+    return (
+        len(steps) == len(losses) <= MAX_CURVE_POINTS
+        and all(earlier < later for earlier, later in zip((0, *steps), steps, strict=False))
+        and all(step <= stage.steps for step in steps)
+        and all(math.isfinite(loss) and loss >= 0 for loss in losses)
+        and (result.ending != "finished" or (bool(steps) and steps[-1] == stage.steps))
+        and 0 <= result.tokens_seen <= stage.steps * stage.batch_size * stage.seq_len
+        and 0 <= result.parameter_count < 1 << 50
+        and 0 <= result.resumed_from_step <= stage.steps + stage.recall.steps
+        and math.isfinite(result.step_s)
+        and result.step_s >= 0
+    )

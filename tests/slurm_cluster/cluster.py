@@ -1,0 +1,454 @@
+"""A real Slurm on one machine: munge, MariaDB, slurmdbd, slurmctld and four slurmd, started and taken down by one user.
+
+No systemd, no container, no network namespace. Run as root, it makes an ordinary user for its own lifetime and starts
+everything as that user; where that user could not read the interpreter or the program, and when not run as root, the
+current user owns the cluster. `python tests/slurm_cluster/cluster.py COMMAND...` runs one command on a fresh cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROGRAMS = ("munged", "mariadbd", "mariadb", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "sbatch", "setpriv")
+NODES = ("n1", "n2", "n3", "n4")
+MAX_ARRAY_SIZE = 32  # small, so that forty elements need two arrays
+START_LIMIT_S = 120.0
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_SLURM_CONF = """\
+ClusterName=asx
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller_port}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={folder}/run/munge.sock,cred_expire=15
+MpiDefault=none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/linux
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU_Memory
+DefMemPerCPU=100
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=2,sched_min_interval=100000
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool/%n
+SlurmctldPidFile={folder}/run/slurmctld.pid
+SlurmdPidFile={folder}/run/slurmd-%n.pid
+SlurmctldLogFile={folder}/log/slurmctld.log
+SlurmdLogFile={folder}/log/slurmd-%n.log
+SwitchType=switch/none
+ReturnToService=2
+SlurmdParameters=config_overrides
+SlurmdTimeout=10
+KillWait=3
+MinJobAge=300
+MaxArraySize={max_array_size}
+MaxJobCount=5000
+JobRequeue=1
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={database_port}
+AccountingStoragePass={folder}/run/munge.sock
+AccountingStorageEnforce=associations,limits,qos
+JobCompType=jobcomp/none
+{nodes}
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+_SLURMDBD_CONF = """\
+AuthType=auth/munge
+AuthInfo=socket={folder}/run/munge.sock
+DbdHost={host}
+DbdAddr=127.0.0.1
+DbdPort={database_port}
+SlurmUser={user}
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=slurm
+StoragePass=local
+StorageLoc=slurm_acct_db
+LogFile={folder}/log/slurmdbd.log
+PidFile={folder}/run/slurmdbd.pid
+"""
+
+_SQL = (
+    "create database slurm_acct_db; create user 'slurm'@'localhost' identified by 'local'; "
+    "grant all on slurm_acct_db.* to 'slurm'@'localhost'; drop user if exists ''@'localhost'"
+)
+
+
+class ClusterError(Exception):
+    """The cluster did not start, with the tail of the log that says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Who runs the cluster. `made` is true for a user that exists only as long as the cluster; `why` is for people."""
+
+    name: str
+    uid: int
+    gid: int
+    made: bool
+    why: str
+
+
+def missing_programs() -> tuple[str, ...]:
+    """Programs of the Debian packages that this machine lacks; empty when a cluster can be started."""
+    return tuple(name for name in PROGRAMS if shutil.which(name, path=_SYSTEM_PATH) is None)
+
+
+class SlurmCluster:
+    """Context manager around one running cluster; `folder/work` is writable by its user and visible to its jobs."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="asx-slurm-"))
+        self.workdir = self.folder / "work"
+        self._daemons: list[subprocess.Popen[bytes]] = []
+        self.owner = _choose_owner(self.folder)
+        self.python = sys.executable
+        self.environment = {
+            "PATH": f"{Path(sys.executable).parent}:{_SYSTEM_PATH}",
+            "HOME": str(self.folder / "home"),
+            "USER": self.owner.name,
+            "LOGNAME": self.owner.name,
+            "LANG": "C.UTF-8",
+            "TMPDIR": str(self.folder / "tmp"),
+            "OMP_NUM_THREADS": "1",
+            "SLURM_CONF": str(self.folder / "etc/slurm.conf"),
+        }
+
+    def __enter__(self) -> SlurmCluster:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def run_as_user(
+        self,
+        command: Sequence[str],
+        *,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = 60.0,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `command` as the user of the cluster, in `folder/work` by default, with `env` over its environment.
+
+        Output is captured; the caller looks at the exit code.
+        """
+        return subprocess.run(
+            self.user_command(command),
+            cwd=cwd or self.workdir,
+            env={**self.environment, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+
+    def user_command(self, command: Sequence[str]) -> list[str]:
+        """`command` as an argument list that runs as the user of the cluster; for Popen, with `environment`."""
+        if self.owner.uid == os.geteuid():
+            return list(command)
+        ids = [f"--reuid={self.owner.uid}", f"--regid={self.owner.gid}", "--clear-groups"]
+        return ["setpriv", *ids, *command]
+
+    def make_folder(self, name: str) -> Path:
+        """A new folder below `folder/work` that belongs to the user of the cluster."""
+        path = self.workdir / name
+        path.mkdir()
+        os.chown(path, self.owner.uid, self.owner.gid)
+        return path
+
+    def stop(self) -> None:
+        """Take everything down: jobs, then daemons in reverse order, then whatever else still names the folder."""
+        with suppress(OSError, subprocess.SubprocessError):
+            self.run_as_user(["scancel", "--user", self.owner.name], timeout_s=10)
+            self._wait_for(lambda: not self._ask(["squeue", "-h"]).stdout.strip(), "jobs did not end", limit_s=10)
+        for daemon in reversed(self._daemons):
+            _end(daemon)
+        self._daemons.clear()
+        _kill_all(self._processes)
+        if self.owner.made:
+            subprocess.run(["userdel", self.owner.name], capture_output=True, check=False)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def leftovers(self) -> list[int]:
+        """Living processes of this cluster or of its jobs."""
+        return self._processes()
+
+    def _start(self) -> None:
+        self._make_folders()
+        self.python = self._usable_python()
+        self.environment["PATH"] = f"{Path(self.python).parent}:{_SYSTEM_PATH}"
+        ports = _free_ports(2 + len(NODES))
+        self._write_configuration(ports)
+        self._start_munge()
+        self._start_database()
+        self._spawn(["slurmdbd", "-D"], env={"MYSQL_UNIX_PORT": str(self.folder / "run/m.sock")})
+        self._wait_for(lambda: _accepts(ports[1]), "slurmdbd did not open its port")
+        for words in (["cluster", "asx"], ["account", "lab", "Cluster=asx"], ["user", self.owner.name, "Account=lab"]):
+            self._must(["sacctmgr", "-i", "add", *words])
+        self._spawn(["slurmctld", "-D"])
+        for node in NODES:
+            self._spawn(["slurmd", "-D", "-N", node])
+        self._wait_for(
+            lambda: self._ask(["sinfo", "-h", "-t", "idle", "-o", "%D"]).stdout.strip() == str(len(NODES)),
+            "the nodes did not become idle",
+        )
+
+    def _make_folders(self) -> None:
+        for name in ("etc", "run", "state", "log", "db", "home", "tmp", "work", *(f"spool/{node}" for node in NODES)):
+            (self.folder / name).mkdir(parents=True)
+        self.folder.chmod(0o755)
+        if self.owner.uid != os.geteuid():
+            for path in (self.folder, *self.folder.rglob("*")):
+                os.chown(path, self.owner.uid, self.owner.gid)
+
+    def _usable_python(self) -> str:
+        """An interpreter that the owner can run and that sees the packages of this one."""
+        if _can_run(self.owner, sys.executable):
+            return sys.executable
+        home = self.folder / "python"
+        self._must([_system_python(), "-m", "venv", "--without-pip", str(home)])
+        packages = home / "lib" / f"python{_minor()}" / "site-packages"
+        lines = [f"import site; site.addsitedir({str(path)!r})" for path in _package_folders()]
+        (packages / "packages_of_the_tests.pth").write_text("\n".join([*lines, str(REPOSITORY)]) + "\n")
+        return str(home / "bin" / "python")
+
+    def _write_configuration(self, ports: Sequence[int]) -> None:
+        host = socket.gethostname().split(".")[0]
+        nodes = "\n".join(
+            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=8000"
+            for node, port in zip(NODES, ports[2:], strict=True)
+        )
+        facts = {
+            "host": host,
+            "user": self.owner.name,
+            "folder": str(self.folder),
+            "controller_port": ports[0],
+            "database_port": ports[1],
+            "max_array_size": MAX_ARRAY_SIZE,
+            "nodes": nodes,
+        }
+        self._write("etc/slurm.conf", _SLURM_CONF.format(**facts).encode(), mode=0o644)
+        self._write("etc/slurmdbd.conf", _SLURMDBD_CONF.format(**facts).encode(), mode=0o600)
+        self._write("etc/munge.key", os.urandom(1024), mode=0o600)
+
+    def _write(self, name: str, data: bytes, *, mode: int) -> None:
+        path = self.folder / name
+        path.write_bytes(data)
+        path.chmod(mode)
+        os.chown(path, self.owner.uid, self.owner.gid)
+
+    def _start_munge(self) -> None:
+        d = self.folder
+        self._spawn(
+            [
+                *("munged", "--foreground", f"--key-file={d}/etc/munge.key", f"--socket={d}/run/munge.sock"),
+                *(f"--pid-file={d}/run/munged.pid", f"--log-file={d}/log/munged.log", f"--seed-file={d}/run/munged.seed"),
+            ]
+        )
+        self._wait_for(lambda: (d / "run/munge.sock").exists(), "munged did not open its socket")
+
+    def _start_database(self) -> None:
+        data, where = f"--datadir={self.folder}/db", f"--socket={self.folder}/run/m.sock"
+        as_root = ["--user=root"] if self.owner.uid == 0 else []
+        normal = "--auth-root-authentication-method=normal"
+        self._must(["mariadb-install-db", "--no-defaults", data, normal, "--skip-test-db", *as_root])
+        self._spawn(
+            [
+                *("mariadbd", "--no-defaults", data, where, "--skip-networking", f"--pid-file={self.folder}/run/m.pid"),
+                *("--innodb-buffer-pool-size=64M", "--innodb-lock-wait-timeout=900"),
+                *("--innodb-flush-log-at-trx-commit=2", *as_root),
+            ]
+        )
+        client = ["mariadb", "--no-defaults", where, "-u", "root", "-e"]
+        self._wait_for(lambda: self._ask([*client, "select 1"]).returncode == 0, "mariadbd did not answer")
+        self._must([*client, _SQL])
+
+    def _spawn(self, command: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
+        """Start a daemon in the foreground; it dies with this process, and its output goes to log/<name>.out."""
+        ids = [f"--reuid={self.owner.uid}", f"--regid={self.owner.gid}", "--clear-groups"]
+        own = [] if self.owner.uid == os.geteuid() else ids
+        with (self.folder / "log" / f"{command[0]}.out").open("ab") as output:
+            self._daemons.append(
+                subprocess.Popen(
+                    ["setpriv", *own, "--pdeathsig", "KILL", *command],
+                    cwd=self.folder / "run",
+                    env={**self.environment, **(env or {})},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )
+
+    def _ask(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return self.run_as_user(command, timeout_s=20)
+
+    def _must(self, command: Sequence[str]) -> None:
+        """Ask again for a while: a daemon that has opened its port is not always ready to answer."""
+        deadline = time.monotonic() + 30
+        while (done := self.run_as_user(command, timeout_s=60)).returncode != 0:
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{command[0]} failed: {done.stderr.strip() or done.stdout.strip()}")
+            time.sleep(0.2)
+
+    def _wait_for(self, is_ready: Callable[[], bool], problem: str, *, limit_s: float = START_LIMIT_S) -> None:
+        deadline = time.monotonic() + limit_s
+        while not is_ready():
+            dead = [daemon for daemon in self._daemons if daemon.poll() is not None]
+            if dead or time.monotonic() > deadline:
+                raise ClusterError(f"{problem}; ended: {[d.args for d in dead]}; logs say:\n{self._log_tails()}")
+            time.sleep(0.05)
+
+    def _log_tails(self) -> str:
+        tails = []
+        for path in sorted((self.folder / "log").iterdir()):
+            tails += [f"{path.name}: {line}" for line in path.read_text(errors="replace").splitlines()[-5:]]
+        return "\n".join(tails)
+
+    def _processes(self) -> list[int]:
+        """Every living process that names the folder in its environment or arguments, or belongs to the made user."""
+        mark = os.fsencode(str(self.folder))
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            with suppress(OSError):
+                if entry.joinpath("stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z":
+                    continue
+                if self.owner.made and entry.stat().st_uid == self.owner.uid:
+                    found.append(int(entry.name))
+                elif mark in entry.joinpath("environ").read_bytes() + entry.joinpath("cmdline").read_bytes():
+                    found.append(int(entry.name))
+        return found
+
+
+def _choose_owner(folder: Path) -> Owner:
+    me = pwd.getpwuid(os.geteuid())
+    current = {"name": me.pw_name, "uid": me.pw_uid, "gid": me.pw_gid, "made": False}
+    if me.pw_uid != 0:
+        return Owner(**current, why="the tests run as an ordinary user")
+    name = f"asx-{os.getpid()}"
+    made = subprocess.run(
+        ["useradd", "--no-create-home", "--home-dir", str(folder / "home"), "--shell", "/bin/bash", name],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode != 0:
+        return Owner(**current, why=f"useradd failed: {made.stderr.strip()}")
+    entry = pwd.getpwnam(name)
+    ordinary = Owner(name=name, uid=entry.pw_uid, gid=entry.pw_gid, made=True, why="the tests run as root")
+    problem = _reading_problem(ordinary)
+    if problem is None:
+        return ordinary
+    subprocess.run(["userdel", name], capture_output=True, check=False)
+    return Owner(**current, why=problem)
+
+
+def _reading_problem(owner: Owner) -> str | None:
+    """Why the owner can't run the project, or None."""
+    for path in (REPOSITORY, *_package_folders()):
+        if _run_as(owner, ["test", "-r", str(path), "-a", "-x", str(path)]) != 0:
+            return f"an ordinary user can't read {path}"
+    if not _can_run(owner, sys.executable) and not _can_run(owner, _system_python()):
+        return f"an ordinary user can run neither {sys.executable} nor {_system_python()}"
+    return None
+
+
+def _can_run(owner: Owner, python: str) -> bool:
+    # through env: setpriv itself still has the rights of root when it looks its command up
+    return _run_as(owner, ["env", python, "-c", "pass"]) == 0
+
+
+def _run_as(owner: Owner, command: Sequence[str]) -> int:
+    if owner.uid == os.geteuid():
+        ids = []
+    else:
+        ids = ["setpriv", f"--reuid={owner.uid}", f"--regid={owner.gid}", "--clear-groups"]
+    try:
+        return subprocess.run([*ids, *command], cwd="/", capture_output=True, timeout=30, check=False).returncode
+    except FileNotFoundError:
+        return 127
+
+
+def _system_python() -> str:
+    return f"/usr/bin/python{_minor()}"
+
+
+def _minor() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _package_folders() -> list[Path]:
+    return [Path(path) for path in sys.path if path.endswith(("site-packages", "dist-packages")) and Path(path).is_dir()]
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _end(daemon: subprocess.Popen[bytes]) -> None:
+    daemon.terminate()
+    try:
+        daemon.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        daemon.wait()
+
+
+def _kill_all(processes: Callable[[], list[int]]) -> None:
+    """Kill until none is left; a killed step may have left a child that was not seen before."""
+    deadline = time.monotonic() + 10
+    while (alive := processes()) and time.monotonic() < deadline:
+        for pid in alive:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    with SlurmCluster() as _cluster:
+        _done = subprocess.run(
+            _cluster.user_command(sys.argv[1:]), cwd=_cluster.workdir, env=_cluster.environment, check=False
+        )
+    sys.exit(_done.returncode)
