@@ -26,12 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = importlib.import_module(f"arch_search.commands.{options.command.replace('-', '_')}")
     from arch_search.errors import ArchSearchError, ConfigError
     from cognition_db.experience.errors import StoreError
+    from slurm.errors import SlurmError
 
     try:
         return int(command.run(options))
     except ConfigError as error:
         return _complain(options.command, error, code=2)
-    except (ArchSearchError, StoreError, OSError) as error:
+    except (ArchSearchError, StoreError, SlurmError, OSError) as error:
         return _complain(options.command, error, code=1)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from arch_search.campaign import Campaign
-from arch_search.errors import CampaignError
 from arch_search.generation import packs_of, rounds_of, shard_of
 from arch_search.worker.manifest import Manifest
 from arch_search.worker.manifest import write as write_manifest
 from cognition_db.experience.files import read_json, write_atomic
 from cognition_db.experience.shard import write_shard
 from cognition_db.records import Candidate, Evaluation, Pack, canonical_json, sha256_text
-from slurm.launchers import ClusterLauncher, InlineLauncher, Launcher, LocalLauncher, Submission
-from slurm.units import Evidence, Resources, UnitState, WorkUnit
+from slurm.cluster import ClusterLauncher
+from slurm.launchers import Launcher
+from slurm.local import InlineLauncher, LocalLauncher
+from slurm.units import Evidence, Resources, Submission, UnitState, WorkUnit
 
 ENDED = (UnitState.DONE, UnitState.ENDED)
 
@@ -31,7 +33,7 @@ def make_launcher(campaign: Campaign) -> Launcher:
     if settings.launcher == "local":
         return LocalLauncher(max_parallel=settings.max_parallel or os.cpu_count() or 1)
     return ClusterLauncher(
-        resources=Resources(
+        Resources(
             cpus_per_task=settings.cpus_per_task,
             memory_gb=settings.memory_gb,
             timeout_min=settings.timeout_min,
@@ -56,6 +58,7 @@ class Dispatcher:
         self._launcher = launcher
         self._say = say
         self._states: dict[str, UnitState] = {}
+        self._said: set[str] = set()
 
     @property
     def states(self) -> dict[str, UnitState]:
@@ -77,6 +80,7 @@ class Dispatcher:
         submission = self._submitted(number, current)
         units = self._units(number, current)
         self._states = self._launcher.states(submission, units, lambda unit: self._evidence(number, unit))
+        self._say_notes(number, self._launcher.notes(submission))
         if not all(state in ENDED for state in self._states.values()):
             return False
         missing = self._without_shard(number, candidates, attempt=current)
@@ -89,6 +93,14 @@ class Dispatcher:
         self._say(f"gen {number}: {len(missing)} units ended without a shard ({lost}); running them again")
         self._write_round(number, current + 1, candidates, target_parameters, step_s)
         return False
+
+    def _say_notes(self, number: int, notes: Mapping[str, str]) -> None:
+        """Each reason once, however many units it holds."""
+        for note in dict.fromkeys(notes.values()):
+            if note not in self._said:
+                self._said.add(note)
+                held = [unit for unit, one in notes.items() if one == note]
+                self._say(f"gen {number}: {held[0]}{f' and {len(held) - 1} more' if len(held) > 1 else ''}: {note}")
 
     def cancel(self, number: int) -> None:
         """End what the current round still runs."""
@@ -132,7 +144,7 @@ class Dispatcher:
         known = read_json(file) if file.exists() else None
         if known and known["state"] == "submitted":
             return Submission.from_json(known["submission"])
-        found = self._launcher.find(comment) if known else None
+        found = self._launcher.find(comment, folder=paths.units) if known else None
         if not known:
             write_atomic(file, canonical_json({"state": "intent", "comment": comment}).encode())
         units = self._units(number, round_number)
@@ -147,7 +159,7 @@ class Dispatcher:
         record: dict[str, Any] = {"state": "submitted", "comment": comment, "submission": submission.to_json()}
         write_atomic(file, canonical_json(record).encode())
         self._campaign.journal.append("submitted", {"generation": number, "round": round_number, "units": len(units)})
-        self._say(f"gen {number}: {len(units)} units submitted ({submission.describe()})")
+        self._say(f"gen {number}: {len(units)} units submitted ({submission.kind})")
         return submission
 
     def _units(self, number: int, round_number: int) -> tuple[WorkUnit, ...]:
@@ -163,7 +175,7 @@ class Dispatcher:
         heartbeat = paths.unit(unit).heartbeat
         return Evidence(
             done=shard_of(paths, unit) is not None,
-            running=False,
+            running=_is_held(paths.unit(unit).lock),
             heartbeat_unix=heartbeat.stat().st_mtime if heartbeat.exists() else None,
         )
 
@@ -199,6 +211,22 @@ class Dispatcher:
             config_sha256=self._campaign.config_sha256,
             program_sha256=sha256_text(program_of(task.candidate_id).read_text()),
         )
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a living supervisor on this host holds the unit; other hosts are seen by their heartbeat."""
+    try:
+        handle = os.open(lock, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(handle)
 
 
 def worker_command(manifest: Path, index: int) -> list[str]:

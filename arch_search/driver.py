@@ -27,6 +27,7 @@ from arch_search.serving.endpoint import Endpoint
 from arch_search.training import data
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import Candidate
+from slurm.errors import UnavailableError
 
 
 _START_GRACE_S = 5.0
@@ -96,9 +97,14 @@ class Driver:
     def _advance(self, number: int) -> bool:
         candidates = admitted(read_tries(self.campaign.generation(number)))
         reference = self.reference()
-        return self.dispatcher.advance(
-            number, candidates, target_parameters=reference.parameter_count, step_s=self._reference_step_s(reference)
-        )
+        step_s = self._reference_step_s(reference)
+        try:
+            return self.dispatcher.advance(
+                number, candidates, target_parameters=reference.parameter_count, step_s=step_s
+            )
+        except UnavailableError as error:
+            self._say(f"gen {number}: {error}; asking again later")
+            return False
 
     def _close(self, number: int) -> None:
         self._now(f"generation {number}: merging and analysing")
@@ -150,14 +156,10 @@ class Driver:
         return found[0] if found else None
 
     def _reference_step_s(self, reference: Candidate) -> float | None:
-        """Median seconds per step of the reference's finished trainings; None before there are any."""
-        rates = [
-            one.wall_s / steps
-            for one in self.campaign.contents().evaluations
-            if one.task.candidate_id == reference.id and one.ending == "finished"
-            and (steps := self.campaign.config.stage.steps + self.campaign.config.stage.recall.steps)
-        ]
-        return statistics.median(rates) if rates else None
+        """Median CPU-seconds per step of the reference's finished trainings; None before there are any."""
+        mine = [one for one in self.campaign.contents().evaluations if one.task.candidate_id == reference.id]
+        speeds = [speed for one in mine if (speed := one.score("step_s")) is not None]
+        return statistics.median(speeds) if speeds else None
 
     # ---- the model
 

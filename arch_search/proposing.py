@@ -38,7 +38,6 @@ from cognition_db.records import (
 )
 
 FREE_RUNGS = frozenset({"toolbox_program", "method_splice", "whole_module"})
-_PARENT_DRAWS = 20  # before falling back to the reference, which every rung can edit
 _Result = TypeVar("_Result")
 
 
@@ -123,7 +122,7 @@ class Proposer:
             return Drawn(plan, attempt, seed, reference, None)
         assert reference is not None, "generation 0 is filled before any other"
         rng = np.random.default_rng(seed)
-        parent, references = self._parent(plan, contents, reference, rng)
+        parent, references = self._parent(number, plan, attempt, contents, reference)
         if plan.arm == "mutate":
             return Drawn(plan, attempt, seed, parent, None)
         method = ""
@@ -135,15 +134,20 @@ class Proposer:
         return Drawn(plan, attempt, seed, parent, assignment)
 
     def _parent(
-        self, plan: SlotPlan, contents: ArchiveContents, reference: Candidate, rng: np.random.Generator
+        self, number: int, plan: SlotPlan, attempt: int, contents: ArchiveContents, reference: Candidate
     ) -> tuple[Candidate, tuple[Candidate, ...]]:
+        """The try's own draw among the parents of this generation, or the next one that its rung can change."""
         if not contents.evaluations:
             return reference, ()
+        slots = len(plans_of(number, self._config))
+        count = slots * self._config.campaign.tries_per_slot
+        rng = np.random.default_rng(np.random.SeedSequence([self._config.campaign.seed, number]))
         choices = policies.choose_parents(
-            contents, self._config.selection, reference_id=reference.id, rng=rng, count=_PARENT_DRAWS
+            contents, self._config.selection, reference_id=reference.id, rng=rng, count=count
         )
-        for choice in choices:
-            if plan.rung in rungs.rungs_for(choice.parent):
+        first = attempt * slots + plan.slot
+        for choice in choices[first:] + choices[:first]:
+            if _fits(plan, choice.parent):
                 return choice.parent, choice.references
         return reference, ()
 
@@ -398,13 +402,19 @@ def baseline_draft(plan: SlotPlan, baselines: Sequence[str]) -> Draft:
     """Program text of one baseline; ConfigError if there is none of that name."""
     name = baseline_name(plan, baselines)
     if plan.slot == 0:
-        return Draft(program=SEED_PROGRAM.read_text(), class_name="DeltaNet", motivation="the reference")
+        return Draft(program=SEED_PROGRAM, class_name="DeltaNet", motivation="the reference")
     folder = Path(models.__file__).parent / "baselines"
     file = folder / f"{name}.py"
     if not file.exists():
         there = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
         raise ConfigError(f"campaign.baselines: no baseline named {name!r}; there are {', '.join(there)}")
     return Draft(program=file.read_text(), class_name="", motivation="a published baseline")
+
+
+def _fits(plan: SlotPlan, parent: Candidate) -> bool:
+    if plan.arm == "mutate":
+        return bool(rungs.editable_methods(parent.program))
+    return plan.rung in rungs.rungs_for(parent)
 
 
 def _normal_form(program: str) -> str:

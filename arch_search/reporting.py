@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from arch_search.agents.call_log import CallLog
-from arch_search.analysis.report import ReportFacts, write_report
+from arch_search.analysis.report import write_report
 from arch_search.analysis.statistics import Standing, standings
+from arch_search.analysis.summary import ReportFacts, RoleCalls
 from arch_search.campaign import Campaign
 from arch_search.generation import REFERENCE_NAME, admitted, packs_of, read_tries, slot_plans
 from arch_search.settings import config_to_json
@@ -67,23 +68,37 @@ def report_facts(campaign: Campaign, contents: ArchiveContents, calls: CallLog) 
     config = campaign.config
     closed = campaign.generations_closed()
     return ReportFacts(
-        name=config.campaign.name,
+        campaign=config.campaign.name,
         uuid=campaign.uuid,
         command=campaign.command,
         config=config_to_json(config),
         config_sha256=campaign.config_sha256,
+        seed=config.campaign.seed,
         reference_id=reference_id(contents),
         metric=config.selection.metric,
         confidence=config.selection.confidence,
         loss_ranks=loss_ranks(campaign),
         model=config.llm.model,
-        calls=calls.totals(),
+        calls=role_calls(calls),
         versions=campaign.versions,
         started_unix=campaign.started_unix,
-        finished_unix=_last_write(campaign),
+        finished_unix=_last_write(campaign) if campaign.is_finished() else None,
         generations_done=max(0, closed - 1),
         generations_total=config.campaign.generations,
         finished=campaign.is_finished(),
+    )
+
+
+def role_calls(calls: CallLog) -> tuple[RoleCalls, ...]:
+    return tuple(
+        RoleCalls(
+            role=one.role,
+            calls=one.count,
+            prompt_tokens=one.prompt_tokens,
+            reply_tokens=one.reply_tokens,
+            seconds=one.seconds,
+        )
+        for one in calls.totals().values()
     )
 
 

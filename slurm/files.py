@@ -16,7 +16,10 @@ from slurm.errors import SlurmError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What was asked for, written before anything is started; `commands[i]` belongs to `units[i]`."""
+    """What was asked for, written before anything is started; `commands[i]` belongs to `units[i]`.
+
+    `array_elements` is the size of each job array but the last; 0 for local processes.
+    """
 
     name: str
     comment: str
@@ -24,6 +27,7 @@ class Plan:
     units: tuple[str, ...]
     commands: tuple[tuple[str, ...], ...]
     environment: Mapping[str, str]
+    array_elements: int = 0
 
 
 class Desk:

@@ -7,7 +7,7 @@ ended that squeue has forgotten: a row of sacct may be an attempt that was reque
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -81,7 +81,7 @@ _NEVER = (
     (r"InvalidQOS|QOSNotAllowed", "set slurm.qos to one of: sacctmgr show associations user=$USER format=qos"),
     (r"PartitionTimeLimit", "slurm.timeout_min is over the limit of the partition: see sinfo -o '%P %l'"),
     (r"PartitionNodeLimit", "the partition gives fewer nodes than asked for"),
-    (r"(QOS|Assoc)Max(Wall|Cpu|GRES|Mem|Node|Billing|BB|License)\w*(Per|PJ)\w*Job\w*", "asks for more than one job may"),
+    (r"(QOS|Assoc)Max\w+PerJob|QOSMin\w+|MaxMemPerLimit", "asks for more or less than one job may"),
     (r"ReservationDeleted", "its reservation is gone: remove it from slurm.extra_sbatch"),
 )
 
@@ -103,9 +103,6 @@ class ArrayRow:
         phase = PHASES.get(self.word, Phase.UNKNOWN)
         return Phase.HELD if phase is Phase.WAITING and never_starts(self.reason) else phase
 
-    def holds(self, index: int) -> bool:
-        return any(index in part for part in self.indices)
-
     def note(self) -> str:
         """One line for a person, empty where there is nothing to say."""
         if self.phase is Phase.HELD:
@@ -126,7 +123,7 @@ class Answer:
 
 
 def parse_squeue(text: str) -> Answer:
-    """Read the output of `squeue --noheader --states=all --format=SQUEUE_FORMAT`; jobs that are no arrays are left out."""
+    """Read the output of `squeue --noheader --states=all --format=SQUEUE_FORMAT`; only arrays count."""
     *records, rest = text.split(_ROW_END)
     rows: list[ArrayRow] = []
     whole = not rest.strip()
@@ -165,7 +162,7 @@ def parse_sacct(text: str) -> Answer:
 
 
 def parse_indices(text: str) -> tuple[tuple[range, ...], bool] | None:
-    """Ranges in "7", "4-9", "1,3,5-8%2", "0-8:4"; the bool says that Slurm cut the list with "...". None: not a list."""
+    """Ranges in "7", "4-9", "1,3,5-8%2", "0-8:4"; the bool: Slurm cut the list with "...". None: not a list."""
     body = text.strip().removeprefix("[").removesuffix("]").split("%", 1)[0]
     cut = body.endswith("...")
     if cut:
@@ -186,36 +183,28 @@ def parse_indices(text: str) -> tuple[tuple[range, ...], bool] | None:
 
 
 def never_starts(reason: str) -> str | None:
-    """What helps a pending job with this reason; None when it starts by itself some day (ReqNodeNotAvail, limits...)."""
+    """What helps a pending job with this reason; None when it starts by itself some day (as ReqNodeNotAvail)."""
     for pattern, advice in _NEVER:
         if re.search(pattern, reason):
             return advice
     return None
 
 
-def row_of(index: int, rows: Iterable[ArrayRow]) -> ArrayRow | None:
-    """The row that counts for one element among the rows of its array: a row that names it before one that was cut,
+def rows_of_elements(rows: Iterable[ArrayRow], count: int) -> list[ArrayRow | None]:
+    """The row that counts for each element 0..count-1, among the rows of one array; None where no row is about it.
 
-    the last row before earlier ones, and any row before REVOKED (the other row is the cluster that runs it).
+    A row that names the element goes before one whose list was cut, the last row before earlier ones, and any row
+    before REVOKED (the other row is the cluster that runs it).
     """
-    named: ArrayRow | None = None
+    named: list[ArrayRow | None] = [None] * count
     cut: ArrayRow | None = None
     for row in rows:
-        if row.holds(index):
-            if named is None or row.word != "REVOKED":
-                named = row
-        elif row.open_ended:
-            cut = row
-    return named or cut
-
-
-def rows_by_array(rows: Sequence[ArrayRow], wanted: Iterable[str]) -> dict[str, list[ArrayRow]]:
-    """Rows of the wanted job ids, in order."""
-    found: dict[str, list[ArrayRow]] = {job_id: [] for job_id in wanted}
-    for row in rows:
-        if row.job_id in found:
-            found[row.job_id].append(row)
-    return found
+        cut = row if row.open_ended else cut
+        for part in row.indices:
+            for index in range(part.start, min(part.stop, count), part.step):
+                if named[index] is None or row.word != "REVOKED":
+                    named[index] = row
+    return [row or cut for row in named]
 
 
 def is_alive(evidence: Evidence, *, now_unix: float, fresh_s: float) -> bool:
@@ -225,7 +214,9 @@ def is_alive(evidence: Evidence, *, now_unix: float, fresh_s: float) -> bool:
     return evidence.heartbeat_unix is not None and abs(now_unix - evidence.heartbeat_unix) < fresh_s
 
 
-def judge(evidence: Evidence, phase: Phase | None, *, alive: bool, missing_s: float | None, grace_s: float) -> UnitState:
+def judge(
+    evidence: Evidence, phase: Phase | None, *, alive: bool, missing_s: float | None, grace_s: float
+) -> UnitState:
     """How a unit stands.
 
     Args:

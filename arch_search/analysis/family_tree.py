@@ -110,5 +110,5 @@ def _tree_box(
         fill=fill, stroke=colour_of(standing, reference_id), stroke_dasharray=dash,
         stroke_width=2 if standing.verdict in ("better", "worse") else 1,
     )  # fmt: skip
-    words = svg.text(x + 8, y + 15, short(member.name, 24), class_="light" if is_reference else "dark")
+    words = svg.text(x + 8, y + 15, short(member.name, 21), class_="light" if is_reference else "dark")
     return svg.titled(hover(standing), box, words)

@@ -17,7 +17,8 @@ from cognition_db.records import Evaluation
 BETTER, WORSE, NEUTRAL, PLACEBO, BASELINE, REFERENCE = (
     "#1a7f5a", "#b4540a", "#6b7785", "#7c4dbd", "#2563b0", "#111827",
 )  # fmt: skip
-_GRID, _BAND, _AXIS = "#e3e8ee", "#eef1f5", "#8a96a3"
+_GRID, _AXIS = "#e3e8ee", "#8a96a3"
+_BANDS = ("#e2e7ee", "#f2f4f7")
 _CURVE_COLOURS = ("#1a7f5a", "#d1495b", "#0e7c9e", "#c77700", "#7c4dbd", "#2563b0", "#8d6e4f", "#b23a8e")
 _CURVE_POINTS = 80
 _WIDTH = 1040.0
@@ -63,7 +64,9 @@ def shape_of(standing: Standing) -> str:
 def interval_row(standing: Standing, reference_id: str) -> IntervalRow:
     """The line of one program, marked by its verdict."""
     return IntervalRow(
-        label=standing.name,
+        label=standing.name
+        if standing.arm == "baseline"
+        else f"{short(standing.name, 29)} {standing.candidate_id[:4]}",
         value=standing.improvement,
         low=standing.low,
         high=standing.high,
@@ -82,23 +85,22 @@ def hover(standing: Standing) -> str:
     )
 
 
-def intervals(rows: Sequence[IntervalRow], *, noise_half_width: float, axis: str) -> Markup:
-    """One row per program: point, interval, numbers; the band holds differences that noise alone explains."""
+def intervals(rows: Sequence[IntervalRow], *, bands: Sequence[float], axis: str) -> Markup:
+    """One row per program: point, interval, numbers. `bands`: half widths around zero to shade, inner first."""
     if not rows:
         return Markup("")
     row_height, left, right, top = 24.0, 250.0, 830.0, 14.0
     bottom = top + row_height * len(rows)
-    scale = _interval_scale(rows, noise_half_width, left, right)
-    drawn = [*_interval_axis(scale, top, bottom, noise_half_width, axis)]
+    scale = _interval_scale(rows, max(bands, default=0.0), left, right)
+    drawn = [*_interval_axis(scale, top, bottom, bands, axis)]
     for index, row in enumerate(rows):
         drawn.append(_interval_line(row, scale, top + row_height * (index + 0.5)))
     return svg.picture(_WIDTH, bottom + 46, *drawn, title=axis)
 
 
-def _interval_scale(rows: Sequence[IntervalRow], noise_half_width: float, left: float, right: float) -> svg.Scale:
+def _interval_scale(rows: Sequence[IntervalRow], half: float, left: float, right: float) -> svg.Scale:
     """Range around zero. A program far below the others is cut off, so that the rest stays readable."""
     values = [value for row in rows for value in (row.value, row.low, row.high) if math.isfinite(value)]
-    half = noise_half_width if math.isfinite(noise_half_width) else 0.0
     high = max([0.0, half, *values])
     reach = 4.0 * max(high, half) or math.inf
     low = min([0.0, -half, *[max(value, -reach) for value in values]])
@@ -106,11 +108,11 @@ def _interval_scale(rows: Sequence[IntervalRow], noise_half_width: float, left: 
     return svg.Scale(low=low, high=high, start=left, end=right)
 
 
-def _interval_axis(scale: svg.Scale, top: float, bottom: float, half: float, axis: str) -> list[Markup]:
+def _interval_axis(scale: svg.Scale, top: float, bottom: float, bands: Sequence[float], axis: str) -> list[Markup]:
     drawn = []
-    if math.isfinite(half):
+    for half, shade in reversed(list(zip(bands, _BANDS, strict=False))):
         start, end = scale(-half), scale(half)
-        drawn.append(svg.element("rect", x=start, y=top, width=end - start, height=bottom - top, fill=_BAND))
+        drawn.append(svg.element("rect", x=start, y=top, width=end - start, height=bottom - top, fill=shade))
         for edge in (start, end):
             drawn.append(svg.line(edge, top, edge, bottom, stroke=_AXIS, stroke_width=1, stroke_dasharray="3 3"))
     for tick in scale.ticks():
@@ -138,6 +140,8 @@ def _interval_line(row: IntervalRow, scale: svg.Scale, y: float) -> Markup:
         parts.append(svg.marker(row.shape, scale(row.value), y, fill=row.colour))
     else:
         numbers = "not measured"
+    if row.low == row.high:
+        numbers = "reference"
     parts.append(svg.text(scale.end + 14, y + 4, numbers, class_="number"))
     return svg.titled(row.title, *parts)
 

@@ -15,12 +15,13 @@ from markupsafe import Markup
 from arch_search.analysis import arms, failures, figures, text
 from arch_search.analysis.family_tree import family_tree
 from arch_search.analysis.statistics import Noise, Standing, noise_of, seed_values, standings
-from arch_search.analysis.summary import METRIC_WORDS, ReportFacts, summary, typical_seeds
+from arch_search.analysis.summary import METRIC_WORDS, ReportFacts, comparisons, noise_bands, summary, typical_seeds
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
 from cognition_db.records import Candidate, Lesson
 
 _FOREST_ROWS = 24  # programs of the search in the interval figure; all are in the table
+_FOREST_PLACEBOS = 5
 _PROGRAMS = 10
 _PROGRAM_CHARACTERS = 40_000
 
@@ -73,13 +74,15 @@ def render(contents: ArchiveContents, *, facts: ReportFacts) -> str:
             facts=facts,
             metric_words=METRIC_WORDS[facts.metric],
             sentences=summary(contents, rows, noise, facts),
-            reference_name=names.get(facts.reference_id, "the reference"),
+            reference_name=names.get(facts.reference_id, ""),
             noise=noise,
             half_width=half_width,
             seeds=typical_seeds(rows),
+            comparisons=comparisons(rows) if noise.df else 0,
             leaderboard=leaderboard(contents, rows, facts.reference_id),
-            forest=_forest(rows, facts, half_width),
-            forest_cut=max(0, sum(row.arm != "baseline" for row in rows) - _FOREST_ROWS),
+            any_better=any(row.verdict == "better" for row in rows),
+            forest=_forest(rows, facts, noise),
+            forest_cut=sum(row.arm != "baseline" for row in rows) > _FOREST_ROWS,
             curves=figures.learning_curves(
                 figures.mean_curves(contents.evaluations), rows, reference_id=facts.reference_id
             ),
@@ -164,6 +167,8 @@ def _environment() -> Environment:
     environment.filters |= {
         "number": text.number,
         "signed": text.signed,
+        "p_value": text.p_value,
+        "origin": _origin,
         "percent": text.percent,
         "duration": text.duration,
         "short": text.short,
@@ -177,14 +182,20 @@ def _printable(value: Any) -> Any:
     return text.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _forest(rows: Sequence[Standing], facts: ReportFacts, half_width: float) -> Markup:
+def _origin(row: Standing) -> str:
+    """Arm, and the rung where an arm has several."""
+    return f"{row.arm}, {row.rung.replace('_', ' ')}" if row.arm in ("evolve", "best_of_n") else row.arm
+
+
+def _forest(rows: Sequence[Standing], facts: ReportFacts, noise: Noise) -> Markup:
     searched = [row for row in rows if row.arm != "baseline"]
-    # placebos beyond the cut stay: they show what luck looks like
-    shown = {row.candidate_id for row in searched[:_FOREST_ROWS]}
-    shown |= {row.candidate_id for row in rows if row.arm in ("baseline", "placebo")}
+    # some placebos beyond the cut stay: they show what luck looks like
+    placebos = [row for row in searched[_FOREST_ROWS:] if row.arm == "placebo"][:_FOREST_PLACEBOS]
+    baselines = [row for row in rows if row.arm == "baseline"]
+    shown = {row.candidate_id for row in [*searched[:_FOREST_ROWS], *placebos, *baselines]}
     return figures.intervals(
         [figures.interval_row(row, facts.reference_id) for row in rows if row.candidate_id in shown],
-        noise_half_width=half_width,
+        bands=noise_bands(rows, noise, facts.confidence),
         axis=f"improvement in {METRIC_WORDS[facts.metric]} over the reference (right is better)",
     )
 
@@ -214,9 +225,7 @@ def _group_figure(groups: Sequence[arms.Group]) -> Markup:
         for group in groups
         if math.isfinite(group.improvement)
     ]
-    return figures.intervals(
-        rows, noise_half_width=math.nan, axis="mean improvement over the reference, all measured programs"
-    )
+    return figures.intervals(rows, bands=(), axis="mean improvement over the reference, all measured programs")
 
 
 def _programs(candidates: Sequence[Candidate], rows: Sequence[Standing]) -> list[tuple[Standing, Candidate, str]]:

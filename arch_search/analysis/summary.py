@@ -71,6 +71,19 @@ def typical_seeds(rows: Sequence[Standing]) -> int:
     return counts[len(counts) // 2] if counts else 0
 
 
+def comparisons(rows: Sequence[Standing]) -> int:
+    """Programs of the search, placebos included, whose verdicts are corrected for one another."""
+    return sum(row.arm != "baseline" and row.verdict != "not_measured" for row in rows)
+
+
+def noise_bands(rows: Sequence[Standing], noise: Noise, confidence: float) -> tuple[float, ...]:
+    """Half widths that luck alone explains: for one program, and for the luckiest of all compared (Bonferroni)."""
+    seeds, compared = typical_seeds(rows), comparisons(rows)
+    if noise.df < 1 or not seeds or not compared:
+        return ()
+    return tuple(noise.half_width(seeds, level) for level in (confidence, 1.0 - (1.0 - confidence) / compared))
+
+
 def _unfinished(facts: ReportFacts) -> str:
     if facts.finished:
         return ""
@@ -111,7 +124,7 @@ def _best(rows: Sequence[Standing], facts: ReportFacts) -> str:
     verb = "is" if len(better) == 1 else "are"
     return (
         f"{len(better)} {verb} better than {_reference(rows, facts)} beyond noise, after correction for "
-        f"{count(len(compared), 'comparison')}; the highest-ranked is {named}, {gain}."
+        f"{count(comparisons(rows), 'comparison')}; the highest-ranked is {named}, {gain}."
     )
 
 

@@ -46,7 +46,8 @@ def number(value: float | None, digits: int = 3) -> str:
     """The value with a true minus sign; an en dash where it is missing or not finite."""
     if value is None or not math.isfinite(value):
         return MISSING
-    return f"{value:.{digits}f}".replace("-", "−")
+    # adding zero turns a rounded -0.0 into 0.0
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def signed(value: float | None, digits: int = 3) -> str:
@@ -60,6 +61,10 @@ def interval(low: float, high: float, digits: int = 3) -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
         return ""
     return f"[{signed(low, digits)}, {signed(high, digits)}]"
+
+
+def p_value(value: float) -> str:
+    return "<0.001" if value < 0.001 else number(value)
 
 
 def percent(share: float) -> str:

@@ -37,7 +37,9 @@ def prefix_positions(*, count: int, seq_len: int, rng: np.random.Generator) -> I
 def heldout_scores(nll: Floats, *, is_bytes: bool) -> tuple[Score, ...]:
     """Mean loss from the loss of every token [N, T], nats; for bytes also in bits."""
     mean = float(nll.mean(dtype=np.float64))
-    loss = Score(name="heldout_loss", value=mean, count=nll.size, unit="nats per byte" if is_bytes else "nats per token")
+    loss = Score(
+        name="heldout_loss", value=mean, count=nll.size, unit="nats per byte" if is_bytes else "nats per token"
+    )
     if not is_bytes:
         return (loss,)
     return loss, Score(name="bits_per_byte", value=mean / math.log(2), count=nll.size, unit="bits per byte")

@@ -5,6 +5,8 @@ N sequences, T tokens, V vocabulary, K asked positions, P prefix positions.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,8 +19,7 @@ from arch_search.evaluation.heldout import Floats, Ints
 def answers(model: nn.Module, inputs: Ints, asked: Ints, *, batch_size: int) -> Ints:
     """Most likely token [N, K] at the asked positions of inputs [N, T]."""
     model.eval()
-    rows = torch.from_numpy(inputs)
-    found = [model(part)[:, asked].argmax(dim=-1) for part in rows.split(batch_size)]
+    found = [model(rows)[:, asked].argmax(dim=-1) for rows in _batches(inputs, batch_size)]
     return torch.cat(found).numpy()
 
 
@@ -26,8 +27,8 @@ def answers(model: nn.Module, inputs: Ints, asked: Ints, *, batch_size: int) -> 
 def token_nll(model: nn.Module, windows: Ints, *, batch_size: int) -> Floats:
     """Loss of every target [N, T] in nats, from windows [N, T+1]."""
     model.eval()
-    rows = torch.from_numpy(windows)
-    return torch.cat([_nll(model(part[:, :-1]), part[:, 1:]) for part in rows.split(batch_size)]).numpy()
+    found = [_nll(model(rows[:, :-1]), rows[:, 1:]) for rows in _batches(windows, batch_size)]
+    return torch.cat(found).numpy()
 
 
 @torch.no_grad()
@@ -40,6 +41,11 @@ def prefix_nll(model: nn.Module, windows: Ints, positions: Ints) -> Floats:
         logits = model(window[:, : position + 1])
         found.append(_nll(logits[:, -1:], window[:, position + 1 : position + 2]).item())
     return np.asarray(found, dtype=np.float32)
+
+
+def _batches(rows: Ints, batch_size: int) -> Iterator[Tensor]:
+    for start in range(0, len(rows), batch_size):
+        yield torch.from_numpy(rows[start : start + batch_size])
 
 
 def _nll(logits: Tensor, targets: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Overwrite recall: keys are written several times, then each is asked, and the value written last counts.
 
-A sequence is `writes` pairs (key, value), then one pair (key, blank) per key; the answer is due at the key of a question
-and stands nowhere after it. Tokens: 0 is the blank, then the keys, then the values. N sequences, T tokens, W writes,
-K keys of one sequence. Source of the task's form: multi-query associative recall, arXiv 2312.04927, with overwriting.
+A sequence is `writes` pairs (key, value), then one pair (key, blank) per key; the answer is due at the key of a
+question and stands nowhere after it. Tokens: 0 is the blank, then the keys, then the values. N sequences, T tokens,
+K keys of one sequence. Source of the task's form: multi-query associative recall, arXiv 2312.04927; overwriting added.
 """
 
 from __future__ import annotations

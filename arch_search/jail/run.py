@@ -165,7 +165,7 @@ class _Tree:
             now = time.monotonic()
             if now >= next_watch:
                 next_watch = now + _WATCH_EVERY_S
-                self.stopped = self._exceeded(tree_use(self._guard.pid), now - begun)
+                self.stopped = self._exceeded(tree_use(self._guard.pid, enough=self._limits.processes + 1), now - begun)
             if self.stopped is None and now >= next_tick and self._on_tick is not None:
                 next_tick = now + _TICK_EVERY_S
                 reason = self._on_tick()
@@ -190,7 +190,7 @@ class _Tree:
         self.peak_memory_mb = max(self.peak_memory_mb, use.memory_mb)
         limits = self._limits
         if use.tasks > limits.processes:
-            return "stopped", f"ran {use.tasks} processes and threads, allowed are {limits.processes}"
+            return "stopped", f"ran more than {limits.processes} processes and threads"
         if use.memory_mb > limits.memory_gb * 1024:
             return "out_of_memory", f"used {use.memory_mb:.0f} MB of memory, allowed are {limits.memory_gb * 1024:.0f}"
         if use.cpu_s > limits.cpu_s:
@@ -225,7 +225,9 @@ class _Tree:
         return len(piece)
 
     def _streams(self) -> tuple[IO[bytes], IO[bytes]]:
-        assert self._guard is not None and self._guard.stdout is not None and self._guard.stderr is not None
+        assert self._guard is not None
+        assert self._guard.stdout is not None
+        assert self._guard.stderr is not None
         return self._guard.stdout, self._guard.stderr
 
     def _end_guard(self, process: subprocess.Popen[bytes]) -> None:
@@ -295,9 +297,7 @@ def _looks_like_bwrap(rung: str, report: Mapping[str, Any], tree: _Tree) -> bool
     return rung == "bwrap" and report.get("code") == 1 and tree.tail(1).startswith("bwrap: ")
 
 
-def _ending(
-    report: Mapping[str, Any], stopped: tuple[Ended, str] | None, rung: str
-) -> tuple[Ended, str, int | None]:
+def _ending(report: Mapping[str, Any], stopped: tuple[Ended, str] | None, rung: str) -> tuple[Ended, str, int | None]:
     if stopped is not None:
         return *stopped, None
     if "code" not in report:

@@ -41,11 +41,13 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "clock_adjtime": (305, 266), "quotactl": (179, 60), "syslog": (103, 116), "mknod": (133, None),
     "mknodat": (259, 33), "personality": (135, 92),
 }  # fmt: skip
-# Landlock does not cover the metadata of files outside; namespaces hide those files.
+# Landlock does not cover the metadata of files outside; namespaces hide those files. Without a pid namespace the
+# program must stay in its process group, which the watchdog kills in one step.
 _REFUSED_ON_A_SHARED_TREE: dict[str, tuple[int | None, int | None]] = {
     "chmod": (90, None), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None), "lchown": (94, None),
     "fchownat": (260, 54), "setxattr": (188, 5), "lsetxattr": (189, 6), "removexattr": (197, 14),
-    "lremovexattr": (198, 15), "utime": (132, None), "utimes": (235, None), "futimesat": (261, None),
+    "lremovexattr": (198, 15), "setsid": (112, 157), "setpgid": (109, 154),
+    "utime": (132, None), "utimes": (235, None), "futimesat": (261, None),
 }  # fmt: skip
 _INSPECTED = {
     "clone": (56, 220), "clone3": (435, 435), "socketpair": (53, 199), "prlimit64": (302, 261), "kill": (62, 129),
@@ -58,7 +60,8 @@ def filter_bytes(*, shared_tree: bool, protected_pids: tuple[int, ...] = ()) -> 
     """The filter as an array of struct sock_filter, for prctl(PR_SET_SECCOMP) or bwrap --seccomp.
 
     Args:
-        shared_tree: the program sees the user's real files (no mount namespace): metadata calls are refused too.
+        shared_tree: the program sees the user's real files and processes (no namespaces): calls that change the
+            metadata of a path or leave the process group are refused too.
         protected_pids: processes that may not be signalled; needed where the program shares our process ids.
 
     Raises:

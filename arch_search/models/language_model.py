@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from arch_search.models.loading import mix
 
 EMBEDDING_STD = 0.02
+NORM_EPS = 1e-6
 
 
 class LanguageModel(nn.Module):
@@ -36,7 +37,7 @@ class LanguageModel(nn.Module):
         self.embedding = nn.Embedding(vocab, d_model)
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
         self.blocks = nn.ModuleList(_Block(make_mixer(i), d_model, feed_forward) for i in range(n_layers))
-        self.norm = nn.RMSNorm(d_model, eps=1e-6)
+        self.norm = nn.RMSNorm(d_model, eps=NORM_EPS)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x: Tensor = self.embedding(tokens)
@@ -45,40 +46,34 @@ class LanguageModel(nn.Module):
         return F.linear(self.norm(x), self.embedding.weight)
 
 
-def fixed_parameters(*, vocab: int, d_model: int, n_layers: int) -> int:
-    """Parameters of a LanguageModel outside its mixers and SwiGLUs, the norms before them included."""
-    return vocab * d_model + d_model * (1 + 2 * n_layers)
-
-
-def feed_forward_parameters(*, d_model: int, n_layers: int, feed_forward: int) -> int:
-    """Parameters of all SwiGLUs of a LanguageModel with `feed_forward` > 0."""
-    return 3 * d_model * feed_forward * n_layers
+def parameters_beside_mixers(*, vocab: int, d_model: int, n_layers: int, feed_forward: int) -> int:
+    """Parameters of a LanguageModel outside its mixers: embedding, norms and SwiGLUs."""
+    norms = d_model * (1 + n_layers * (2 if feed_forward else 1))
+    return vocab * d_model + norms + 3 * d_model * feed_forward * n_layers
 
 
 class _Block(nn.Module):
     def __init__(self, mixer: nn.Module, d_model: int, feed_forward: int) -> None:
         super().__init__()
-        self.mixer_norm = nn.RMSNorm(d_model, eps=1e-6)
+        self.mixer_norm = nn.RMSNorm(d_model, eps=NORM_EPS)
         self.mixer = mixer
-        self.feed_forward_norm = nn.RMSNorm(d_model, eps=1e-6) if feed_forward else None
         self.feed_forward = _SwiGLU(d_model, feed_forward) if feed_forward else None
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + mix(self.mixer, self.mixer_norm(x))
-        if self.feed_forward is None or self.feed_forward_norm is None:
-            return x
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        return x if self.feed_forward is None else x + self.feed_forward(x)
 
 
 class _SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)); GLU Variants Improve Transformer, arXiv 2002.05202, equation 6."""
+    """down(silu(gate(x)) * up(x)) of the normed x; GLU Variants Improve Transformer, arXiv 2002.05202, equation 6."""
 
     def __init__(self, d_model: int, width: int) -> None:
         super().__init__()
+        self.norm = nn.RMSNorm(d_model, eps=NORM_EPS)
         self.gate_and_up = nn.Linear(d_model, 2 * width, bias=False)
         self.down = nn.Linear(width, d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_and_up(x).chunk(2, dim=-1)
+        gate, up = self.gate_and_up(self.norm(x)).chunk(2, dim=-1)
         down: Tensor = self.down(F.silu(gate) * up)
         return down

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from arch_search.models.language_model import feed_forward_parameters, fixed_parameters
+from arch_search.models.language_model import parameters_beside_mixers
 
 WIDTH_MULTIPLE = 8
 SMALLEST_WIDTH = 8
@@ -38,16 +38,16 @@ def match_feed_forward(
     the mixers alone are too large, the smallest width comes back and the difference says by how much.
     """
     mixers = nn.ModuleList(make_mixer(i) for i in range(n_layers))
-    without = sum(p.numel() for p in mixers.parameters()) + fixed_parameters(
-        vocab=vocab, d_model=d_model, n_layers=n_layers
-    )
-    per_width = feed_forward_parameters(d_model=d_model, n_layers=n_layers, feed_forward=1)
-    width = (
-        _rounded(8 / 3 * d_model)
-        if target_parameters is None
-        else _nearest_width(target_parameters - without, per_width, target_parameters)
-    )
-    count = without + per_width * width
+    in_mixers = sum(p.numel() for p in mixers.parameters())
+
+    def count_at(width: int) -> int:
+        return in_mixers + parameters_beside_mixers(vocab=vocab, d_model=d_model, n_layers=n_layers, feed_forward=width)
+
+    width = _rounded(8 / 3 * d_model)
+    if target_parameters is not None:
+        per_width = count_at(2) - count_at(1)
+        width = _nearest_width(target_parameters - count_at(1) + per_width, per_width, target_parameters)
+    count = count_at(width)
     target = target_parameters or count
     return MatchedModel(feed_forward=width, parameter_count=count, relative_difference=(count - target) / target)
 

@@ -34,8 +34,9 @@ def install() -> None:
     if _FLA_PARENT in sys.path:
         return
     sys.path.insert(0, _FLA_PARENT)
-    torch.compile = _uncompiled  # type: ignore[assignment]
-    _WidenedCasts(torch.float32, _HALF).__enter__()
+    torch.compile = _uncompiled
+    # stays on for the life of the process, as the two changes above do
+    _WidenedCasts(torch.float32, _HALF).__enter__()  # type: ignore[no-untyped-call]
 
 
 @contextmanager

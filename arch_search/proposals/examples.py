@@ -45,6 +45,17 @@ _DECAY = (
     "def decay(self, q, k, v, x):\n"
     '    return -0.05 * F.softplus(self.p.lin1("forget", x) + self.p.scalar("rate", 0.5))\n',
 )
+_FEATURE_MAP = (
+    hook_request(
+        "feature_map",
+        purpose="what becomes of queries and keys before they are scaled to unit length",
+        source="def feature_map(self, q, k, x):\n    return F.silu(q), F.silu(k)",
+        idea="A key that also holds the token before lets the memory learn what follows what.",
+    ),
+    "# keys take part of the previous key, per channel\n"
+    "def feature_map(self, q, k, x):\n"
+    '    return F.elu(q), F.silu(k) + self.p.vector("shift", 0.5) * prev(k, 1)\n',
+)
 _READ = "return self.read(q, k, v, self.write_strength(q, k, v, x), self.decay(q, k, v, x))"
 _TWO_MEMORIES = (
     hook_request(
@@ -53,7 +64,7 @@ _TWO_MEMORIES = (
         source=f"def mix(self, q, k, v, x):\n    {_READ}",
         idea="A second memory can store what the first one got wrong.",
     ),
-    "# a second, forgetting memory stores the error of the first; a gate mixes them\n"
+    "# a second, forgetting memory stores the error of the first, a gate mixes them\n"
     "def mix(self, q, k, v, x):\n"
     "    a1 = self.read(q, k, v, self.write_strength(q, k, v, x), self.decay(q, k, v, x))\n"
     '    a2 = self.read(q, prev(k, 1), v - a1, torch.sigmoid(self.p.lin1("b2", x)),'
@@ -90,10 +101,15 @@ _SPLICE = (
     "```\n",
 )
 
-EXAMPLES: dict[Rung, tuple[tuple[str, str], ...]] = {
-    "grammar_edit": (_MIX_PATHS, _DECAY),
-    "grammar_program": (_TWO_MEMORIES, _LOCAL_AND_MEMORY),
-    "toolbox_program": (_TWO_MEMORIES, _LOCAL_AND_MEMORY),
-    "method_splice": (_SPLICE,),
-    "whole_module": (),
-}
+_EDITS = {"mix_paths": _MIX_PATHS, "decay": _DECAY, "feature_map": _FEATURE_MAP}
+
+
+def examples_for(rung: Rung, method: str) -> tuple[tuple[str, str], ...]:
+    """Two worked examples; for an edit never one of the same method, because a small model would copy it."""
+    if rung == "grammar_edit":
+        return tuple(example for name, example in _EDITS.items() if name != method)[:2]
+    if rung == "grammar_program":
+        return (_TWO_MEMORIES, _LOCAL_AND_MEMORY)
+    if rung == "toolbox_program":
+        return tuple((asked, f"```python\n{code}```\n") for asked, code in (_TWO_MEMORIES, _LOCAL_AND_MEMORY))
+    return (_SPLICE,) if rung == "method_splice" else ()

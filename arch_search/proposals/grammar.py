@@ -47,7 +47,7 @@ def program_grammar(hooks: Sequence[str]) -> str:
         rules[f"stored{at}"] = _any([f"vnt{at}", f'vn{at} " - " vn{at}'] if line > 1 else [f"vnt{at}"])
         rules[f"read{at}"] = f'"self.read(" vnt{at} ", " vnt{at} ", " stored{at} ", " beta{at} ", " decay{at} ")"'
         body = f"read{at}" if line == 1 else f"( read{at} | joined{at} )"
-        rules[f"joined{at}"] = _joined(f"vn{at}", at)
+        rules[f"joined{at}"] = _any([_joined(f"vn{at}", at), f'gate{at} " * " vt{at}'])
         rules |= _final(line)
         follow = f"( line{line + 1} | final{line} )" if line < MAX_LINES else f"final{line}"
         rules[f"line{line}"] = f'"    a{line} = " {body} "\\n" {follow}'
@@ -58,7 +58,9 @@ def _final(line: int) -> dict[str, str]:
     """Rules of the return after `line` intermediates; it uses the last of them, so that no path ends nowhere."""
     at, last = f"_end{line}", _text(f"a{line}")
     rules = _values(["q", "k", "v", *(f"a{i}" for i in range(1, line + 1))], at)
-    rules[f"result{at}"] = _any([last, _joined(last, at)] if line > 1 else [_joined(last, at)])
+    ways = [_joined(last, at), f'vn{at} " + " gate{at} " * " {last}', f'vn{at} " + " vf{at} " * " {last}']
+    more = _any(['""', f'" + " vn{at}', f'" + " gate{at} " * " vn{at}'])
+    rules[f"result{at}"] = f"{_any([*ways, last] if line > 1 else ways)} {more}"
     rules[f"final{line}"] = f'"    return " result{at} "\\n"'
     return rules
 

@@ -37,7 +37,7 @@ class Primitive:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hook:
-    """One named method of the mixer that an edit may rewrite."""
+    """One named method of the mixer that an edit may rewrite; insights that share one of its `tags` fit it."""
 
     name: str
     arguments: tuple[str, ...]
@@ -166,42 +166,42 @@ HOOKS: tuple[Hook, ...] = (
         arguments=("q", "k", "x"),
         gives="two vectors",
         purpose="what becomes of queries and keys before they are scaled to unit length",
-        tags=("key", "query", "feature", "normalisation"),
+        tags=("feature_map",),
     ),
     Hook(
         name="values",
         arguments=("q", "k", "v", "x"),
         gives="vector",
         purpose="what is stored in the memory",
-        tags=("value", "convolution", "filter", "local"),
+        tags=("convolution",),
     ),
     Hook(
         name="write_strength",
         arguments=("q", "k", "v", "x"),
         gives="scalar in 0..2",
         purpose="how strongly each token overwrites the memory",
-        tags=("write", "beta", "learning rate", "delta"),
+        tags=("write_strength",),
     ),
     Hook(
         name="decay",
         arguments=("q", "k", "v", "x"),
         gives="scalar, at most 0",
         purpose="log decay of the memory at each token; 0 keeps everything",
-        tags=("decay", "forget", "gate", "memory"),
+        tags=("decay",),
     ),
     Hook(
         name="mix_paths",
         arguments=("o", "q", "k", "v", "x"),
         gives="vector",
         purpose="how the memory output o is joined with other paths",
-        tags=("mix", "path", "residual", "local", "gate"),
+        tags=("mix_paths",),
     ),
     Hook(
         name="output_gate",
         arguments=("o", "x"),
         gives="vector",
         purpose="what the normalised output o is multiplied with",
-        tags=("gate", "output", "sparsity"),
+        tags=("output_gate",),
     ),
 )
 
@@ -210,7 +210,7 @@ MIX = Hook(
     arguments=("q", "k", "v", "x"),
     gives="vector",
     purpose="the whole way from q, k, v to the output",
-    tags=("memory", "mix", "path", "delta"),
+    tags=("memory", "convolution", "mix_paths"),
 )
 
 BY_CALL = {primitive.call: primitive for primitive in PRIMITIVES}

@@ -31,9 +31,9 @@ def function_reply(reply: str, name: str) -> tuple[ast.FunctionDef, str]:
     if not reply.strip():
         raise ProposalError("the reply is empty; expected one function")
     blocks = _FENCE.findall(reply)
-    code = textwrap.dedent(max(blocks, key=len) if blocks else reply).strip() + "\n"
+    code = textwrap.dedent(max(blocks, key=len) if blocks else reply.split("```")[0]).strip() + "\n"
     if f"def {name}" not in code:
-        raise ProposalError(f"the reply has no def {name}; it begins with {reply.strip()[:40]!r}")
+        raise ProposalError(f"the reply has no def {name}; it begins with {_start(reply)}")
     tree = splice.parse(code, "the reply")
     found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
     if len(found) != 1 or len(tree.body) != 1:
@@ -51,7 +51,7 @@ def fenced_reply(reply: str) -> Written:
         raise ProposalError("the reply is empty; expected a JSON header and one fenced block of Python")
     blocks = _FENCE.findall(reply)
     if not blocks:
-        raise ProposalError(f"the reply has no fenced block; it begins with {reply.strip()[:40]!r}")
+        raise ProposalError(f"the reply has no fenced block; it begins with {_start(reply)}")
     code = textwrap.dedent(max(blocks, key=len)).strip("\n") + "\n"
     splice.parse(code, "the fenced block")
     if not code.strip():
@@ -70,3 +70,7 @@ def _words(before: str) -> str:
         return ""
     words = header.get("motivation", "") if isinstance(header, dict) else ""
     return words[:_LONGEST_WORDS] if isinstance(words, str) else ""
+
+
+def _start(reply: str) -> str:
+    return repr(reply.strip()[:40])

@@ -59,6 +59,12 @@ def methods_for(rung: Rung, parent: Candidate) -> tuple[str, ...]:
     return splice_methods(parent.program, parent.class_name) if rung == "method_splice" else ()
 
 
+def insight_tags(rung: Rung, method: str) -> tuple[str, ...]:
+    """Tags of the insights that fit this place; () where any insight does."""
+    name = MIX.name if rung in ("grammar_program", "toolbox_program") else method
+    return BY_HOOK[name].tags if name in BY_HOOK else ()
+
+
 def rungs_for(parent: Candidate) -> tuple[Rung, ...]:
     """Rungs on which this parent can be changed; a program outside the toolbox takes the two free ones."""
     if editable_methods(parent.program):
@@ -80,7 +86,7 @@ def writing_task(assignment: Assignment) -> WritingTask:
         rung=rung,
         template=f"researcher_{rung}",
         facts={"toolbox": toolbox_text(), "request": _request(assignment, method)},
-        examples=examples.EXAMPLES[rung],
+        examples=examples.examples_for(rung, method),
         grammar=_grammar(assignment),
         max_tokens=_TOKENS[rung],
         hints={"rung": rung, "method": assignment.method},
@@ -127,19 +133,26 @@ def _request(assignment: Assignment, method: str) -> str:
     """The last user message: one place, its present source, one idea."""
     parent = assignment.parent
     if assignment.rung == "whole_module":
-        return examples.module_request(parent.program, idea=_idea(assignment.insight))
+        return examples.module_request(parent.program, idea=_idea(assignment.insight, with_formula=True))
     source = splice.method_source(parent.program, parent.class_name, method)
     purpose = BY_HOOK[method].purpose if method in BY_HOOK else "part of the mixer"
     if assignment.rung == "method_splice":
         init = splice.method_source(parent.program, parent.class_name, "__init__")
-        return examples.splice_request(method, source=source, init=init, idea=_idea(assignment.insight))
+        return examples.splice_request(
+            method, source=source, init=init, idea=_idea(assignment.insight, with_formula=True)
+        )
     body = "\n".join(ast.unparse(one) for one in ast.parse(source).body[0].body)  # type: ignore[attr-defined]
     shown = f"{BY_HOOK[method].short_signature}\n{textwrap.indent(body, '    ')}"
-    return examples.hook_request(method, purpose=purpose, source=shown, idea=_idea(assignment.insight))
+    return examples.hook_request(
+        method, purpose=purpose, source=shown, idea=_idea(assignment.insight, with_formula=False)
+    )
 
 
-def _idea(insight: Insight | None) -> str:
-    return f"{insight.claim} {insight.how}" if insight else "Try something simple that the present form does not do."
+def _idea(insight: Insight | None, *, with_formula: bool) -> str:
+    """The insight as a request; small models copy a formula into toolbox code, so there it is left out."""
+    if insight is None:
+        return "Try something simple that the present form does not do."
+    return f"{insight.claim} {insight.how}" if with_formula else insight.claim
 
 
 def _toolbox_child(assignment: Assignment, reply: str) -> tuple[str, str]:

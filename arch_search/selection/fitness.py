@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtri
-from scipy.stats import spearmanr
 
 from arch_search.analysis.statistics import failed_seeds, seed_values, standings
 from cognition_db.experience.archive import ArchiveContents
@@ -55,7 +55,8 @@ def published_fitness(
 
     Source: arXiv 2507.18074, equation 2, and pipeline/database of GAIR-NLP/ASI-Arch at 5995939.
     """
-    losses, benchmarks = _means(contents, _LOSS), _means(contents, _BENCHMARK)
+    losses = _means(contents, _LOSS, reference_id)
+    benchmarks = _means(contents, _BENCHMARK, reference_id)
     if reference_id not in losses or reference_id not in benchmarks:
         return {}
     judged = judge_scores(contents)
@@ -105,18 +106,25 @@ def correlation_weight(judge: Sequence[float], outcomes: Sequence[float], *, min
     scores, results = np.array(pairs).T
     if np.ptp(scores) == 0 or np.ptp(results) == 0:
         return 0.0
-    correlation = min(float(spearmanr(scores, results).statistic), 1.0 - 1e-9)
+    correlation = min(float(np.corrcoef(_ranks(scores), _ranks(results))[0, 1]), 1.0 - 1e-9)
     if correlation <= 0.0:
         return 0.0
     margin = float(ndtri(_JUDGE_CONFIDENCE)) * math.sqrt(1.06 / (len(pairs) - 3))
     return max(0.0, math.tanh(math.atanh(correlation) - margin))
 
 
-def _means(contents: ArchiveContents, metric: str) -> Mapping[str, float]:
-    """Mean over seeds of every candidate all of whose seeds finished."""
+def _means(contents: ArchiveContents, metric: str, reference_id: str) -> Mapping[str, float]:
+    """Mean over seeds of the reference, and of every candidate all of whose seeds finished."""
     failed = failed_seeds(contents.evaluations, metric)
     return {
         key: math.fsum(seeds.values()) / len(seeds)
         for key, seeds in seed_values(contents.evaluations, metric).items()
-        if not failed.get(key)
+        if key == reference_id or not failed.get(key)
     }
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks from 1; equal values share their mean rank."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2.0)[place]
+    return ranks

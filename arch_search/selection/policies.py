@@ -113,5 +113,5 @@ def _ranked_draw(size: int, rng: Generator) -> int:
 
 def _sample(candidates: Sequence[Candidate], size: int, rng: Generator) -> tuple[Candidate, ...]:
     """Up to `size` different candidates, uniform."""
-    picked = rng.choice(len(candidates), size=min(size, len(candidates)), replace=False) if candidates else []
-    return tuple(candidates[int(index)] for index in picked)
+    order = rng.permutation(len(candidates))[:size]
+    return tuple(candidates[int(index)] for index in order)

@@ -14,9 +14,7 @@ from arch_search.serving.machine import core_count
 _STRUCTURED_OUTPUTS = {"backend": "xgrammar", "disable_any_whitespace": True}
 
 
-def serve_command(
-    llm: Llm, *, python: Path, weights: Path, name: str, host: str, port: int, on_gpu: bool
-) -> list[str]:
+def serve_command(llm: Llm, *, python: Path, weights: Path, name: str, host: str, port: int, on_gpu: bool) -> list[str]:
     """The command; the key is not in it, as any user of the machine can read command lines."""
     command = [str(python.parent / "vllm"), "serve", str(weights), "--served-model-name", name]
     command += ["--max-model-len", str(llm.context_tokens), "--max-num-seqs", str(llm.parallel_requests)]
@@ -51,5 +49,5 @@ def cache_gib(llm: Llm, weights: Path) -> int:
     config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
     heads = config.get("num_key_value_heads") or config["num_attention_heads"]
     width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    bytes_per_token = 2 * config["num_hidden_layers"] * heads * width * 2  # keys and values, two bytes each
+    bytes_per_token: int = 2 * config["num_hidden_layers"] * heads * width * 2  # keys and values, two bytes each
     return max(1, math.ceil(bytes_per_token * llm.context_tokens * llm.parallel_requests / 2**30))

@@ -11,12 +11,10 @@ import os
 import secrets
 import socket
 import subprocess
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,22 +61,6 @@ def start(
     """
     process = launch(llm, endpoint_file=endpoint_file, key_file=key_file, log_file=log_file, say=say)
     return wait_ready(process, llm, say=say, pump=pump)
-
-
-def start_in_background(
-    llm: Llm, *, endpoint_file: Path, key_file: Path, log_file: Path, say: Say
-) -> Future[Endpoint]:
-    """As `start`, in a thread that does not keep the driver alive; the Future holds the endpoint or the error."""
-    answer: Future[Endpoint] = Future()
-
-    def work() -> None:
-        try:
-            answer.set_result(start(llm, endpoint_file=endpoint_file, key_file=key_file, log_file=log_file, say=say))
-        except BaseException as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=work, name="model-server", daemon=True).start()
-    return answer
 
 
 def launch(llm: Llm, *, endpoint_file: Path, key_file: Path, log_file: Path, say: Say) -> ServerProcess:

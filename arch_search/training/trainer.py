@@ -169,7 +169,7 @@ def _one_step(
     if not math.isfinite(value):
         return f"training loss is {value} at step {step + 1}"
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    torch.autograd.backward(loss)
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm).item()
     if not math.isfinite(norm):
         return f"gradient norm is {norm} at step {step + 1}"

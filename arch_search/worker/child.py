@@ -13,8 +13,10 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -56,7 +58,7 @@ class _Inputs:
     order: Order
     recall_inputs: Ints
     windows: Ints
-    train_tokens: np.ndarray  # type: ignore[type-arg]
+    train_tokens: npt.NDArray[Any]
 
 
 def main(root: Path) -> int:
@@ -209,7 +211,7 @@ def _text_recipe(order: Order) -> Recipe:
     )
 
 
-def _text_batches(order: Order, tokens: np.ndarray) -> NextBatch:  # type: ignore[type-arg]
+def _text_batches(order: Order, tokens: npt.NDArray[Any]) -> NextBatch:
     """Windows of the training tokens at random places."""
     length = order.stage.seq_len + 1
     reach = np.arange(length)

@@ -1,6 +1,6 @@
 """The folder of one task: what the supervisor puts in, what the jailed child leaves, and how that is read safely.
 
-Text crosses as size-capped JSON, arrays as raw bytes of a size known beforehand: nothing a child wrote is ever parsed by
+Text crosses as size-capped JSON, arrays as raw bytes of a size known beforehand: nothing a child wrote is parsed by
 more than that. The child may write here and nowhere else.
 """
 
@@ -25,7 +25,6 @@ EXIT_STOPPED = 75  # the child wrote a checkpoint and left because it was asked 
 EXIT_OURS = 70  # the child failed before or beside the program: full disk, missing corpus
 MAX_JSON_BYTES = 200_000
 MAX_CURVE_POINTS = 1000
-MAX_CAUSE_CHARS = 300
 
 Phase = Literal["recall", "language_model"]
 Ints = npt.NDArray[np.int64]

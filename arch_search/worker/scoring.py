@@ -19,11 +19,9 @@ MAX_NLL_NATS = 1e4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Questions:
-    """What a task is scored on. recall_answers [N, K] never enter the jail; positions [P, 2]."""
+    """What a task is scored on: recall_answers [N, K] never enter the jail; windows [N, T+1]; positions [P, 2]."""
 
-    recall_inputs: Ints
     recall_answers: Ints
-    asked: Ints
     windows: Ints
     positions: Ints
     is_bytes: bool
@@ -34,7 +32,7 @@ class Questions:
 class Scored:
     ending: Ending
     cause: str
-    scores: tuple[Score, ...]
+    scores: tuple[Score, ...] = ()
 
 
 def read_result(folder: TaskFolder, stage: Stage) -> ChildResult | None:
@@ -46,17 +44,17 @@ def read_result(folder: TaskFolder, stage: Stage) -> ChildResult | None:
 def score(result: ChildResult, folder: TaskFolder, questions: Questions) -> Scored:
     """Ending and scores of a task whose child came to an end by itself."""
     if result.ending != "finished":
-        return Scored(ending=result.ending, cause=result.cause or result.ending, scores=())
+        return Scored(ending=result.ending, cause=result.cause or result.ending)
     shape = (questions.windows.shape[0], questions.windows.shape[1] - 1)
     answers = read_array(folder.recall_answers, shape=questions.recall_answers.shape, dtype="<i8")
     nll = read_array(folder.heldout_nll, shape=shape, dtype="<f4")
     prefix_nll = read_array(folder.prefix_nll, shape=(len(questions.positions),), dtype="<f4")
     if answers is None or nll is None or prefix_nll is None:
-        return Scored(ending="crashed", cause="the child said finished but left no complete measurements", scores=())
+        return Scored(ending="crashed", cause="the child said finished but left no complete measurements")
     if not (np.isfinite(nll).all() and np.isfinite(prefix_nll).all()):
-        return Scored(ending="non_finite", cause="held-out loss is not finite", scores=())
+        return Scored(ending="non_finite", cause="held-out loss is not finite")
     if nll.min() < 0 or max(nll.max(), prefix_nll.max()) > MAX_NLL_NATS:
-        return Scored(ending="crashed", cause=f"held-out loss of a token outside 0..{MAX_NLL_NATS:g} nats", scores=())
+        return Scored(ending="crashed", cause=f"held-out loss of a token outside 0..{MAX_NLL_NATS:g} nats")
     loss, *others = heldout.heldout_scores(nll, is_bytes=questions.is_bytes)
     gap = heldout.prefix_gap(nll, prefix_nll, questions.positions)
     accuracy = recall.accuracy(answers, questions.recall_answers)

@@ -1,4 +1,4 @@
-"""Causal depthwise convolution as a sum of shifted inputs: for a few taps, no layout change and no search for a kernel."""
+"""Causal depthwise convolution as a sum of shifted inputs: no change of layout, fast for a few taps."""
 
 from __future__ import annotations
 

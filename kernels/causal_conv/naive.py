@@ -24,7 +24,7 @@ def causal_conv_naive(
     Returns:
         Output [B, T, D] in the dtype of x.
 
-    Source: Mamba, arXiv 2312.00752, section 3.4; the short convolution of arXiv 2406.06484, section 3.4.
+    Source: Mamba, arXiv 2312.00752, section 3.4.
     """
     taps, dtype = weight.shape[1], state_dtype(x)
     before = x.new_zeros(x.shape[0], taps - 1, x.shape[2]) if history is None else history

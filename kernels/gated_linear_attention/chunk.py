@@ -65,8 +65,8 @@ def _scores_per_channel(q: Tensor, k: Tensor, total: Tensor, log_g: Tensor) -> T
     most 1. Source: secondary chunking, arXiv 2312.06635, section 4.3.
     """
     size, blocks = q.shape[-2], q.shape[-2] // BLOCK
-    q_b, k_b, total_b = (x.unflatten(-2, (blocks, BLOCK)) for x in (q, k, total))
-    start = (total - log_g).unflatten(-2, (blocks, BLOCK))[..., :1, :]
+    q_b, k_b, total_b, log_g_b = (_cut(x, -2) for x in (q, k, total, log_g))
+    start = (total_b - log_g_b)[..., :1, :]
     token = torch.arange(size, device=q.device)
     not_earlier = token >= BLOCK * torch.arange(blocks, device=q.device).unsqueeze(-1)
     from_start = (start - total.unsqueeze(-3)).masked_fill(not_earlier.unsqueeze(-1), -torch.inf).exp()
@@ -74,5 +74,11 @@ def _scores_per_channel(q: Tensor, k: Tensor, total: Tensor, log_g: Tensor) -> T
     pairs = (total_b.unsqueeze(-2) - total_b.unsqueeze(-3)).masked_fill(later_mask(BLOCK, q).unsqueeze(-1), -torch.inf)
     inside = torch.einsum("...ik,...jk,...ijk->...ij", q_b, k_b, pairs.exp())
     own_block = torch.eye(blocks, dtype=q.dtype, device=q.device)[:, None, :, None]
-    scores = across.unflatten(-1, (blocks, BLOCK)) + inside.unsqueeze(-2) * own_block
+    scores = _cut(across, -1) + inside.unsqueeze(-2) * own_block
     return scores.flatten(-2).flatten(-3, -2)
+
+
+def _cut(x: Tensor, dim: int) -> Tensor:
+    """Splits the tokens along `dim` into blocks."""
+    blocks: Tensor = torch.unflatten(x, dim, (x.shape[dim] // BLOCK, BLOCK))
+    return blocks

@@ -18,12 +18,15 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PROGRAMS = ("munged", "mariadbd", "mariadb", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "sbatch", "setpriv")
+PROGRAMS = (
+    *("munged", "mariadbd", "mariadb", "mariadb-install-db"),
+    *("slurmdbd", "slurmctld", "slurmd", "sbatch", "setpriv"),
+)
 NODES = ("n1", "n2", "n3", "n4")
 MAX_ARRAY_SIZE = 32  # small, so that forty elements need two arrays
 START_LIMIT_S = 120.0
@@ -266,12 +269,9 @@ class SlurmCluster:
 
     def _start_munge(self) -> None:
         d = self.folder
-        self._spawn(
-            [
-                *("munged", "--foreground", f"--key-file={d}/etc/munge.key", f"--socket={d}/run/munge.sock"),
-                *(f"--pid-file={d}/run/munged.pid", f"--log-file={d}/log/munged.log", f"--seed-file={d}/run/munged.seed"),
-            ]
-        )
+        files = {"key": "etc/munge.key", "pid": "run/munged.pid", "log": "log/munged.log", "seed": "run/munged.seed"}
+        options = [f"--{kind}-file={d}/{path}" for kind, path in files.items()]
+        self._spawn(["munged", "--foreground", f"--socket={d}/run/munge.sock", *options])
         self._wait_for(lambda: (d / "run/munge.sock").exists(), "munged did not open its socket")
 
     def _start_database(self) -> None:
@@ -342,18 +342,17 @@ class SlurmCluster:
             with suppress(OSError):
                 if entry.joinpath("stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z":
                     continue
-                if self.owner.made and entry.stat().st_uid == self.owner.uid:
-                    found.append(int(entry.name))
-                elif mark in entry.joinpath("environ").read_bytes() + entry.joinpath("cmdline").read_bytes():
+                is_owned = self.owner.made and entry.stat().st_uid == self.owner.uid
+                if is_owned or mark in entry.joinpath("environ").read_bytes() + entry.joinpath("cmdline").read_bytes():
                     found.append(int(entry.name))
         return found
 
 
 def _choose_owner(folder: Path) -> Owner:
     me = pwd.getpwuid(os.geteuid())
-    current = {"name": me.pw_name, "uid": me.pw_uid, "gid": me.pw_gid, "made": False}
+    current = Owner(name=me.pw_name, uid=me.pw_uid, gid=me.pw_gid, made=False, why="the tests run as an ordinary user")
     if me.pw_uid != 0:
-        return Owner(**current, why="the tests run as an ordinary user")
+        return current
     name = f"asx-{os.getpid()}"
     made = subprocess.run(
         ["useradd", "--no-create-home", "--home-dir", str(folder / "home"), "--shell", "/bin/bash", name],
@@ -362,14 +361,14 @@ def _choose_owner(folder: Path) -> Owner:
         check=False,
     )
     if made.returncode != 0:
-        return Owner(**current, why=f"useradd failed: {made.stderr.strip()}")
+        return replace(current, why=f"useradd failed: {made.stderr.strip()}")
     entry = pwd.getpwnam(name)
     ordinary = Owner(name=name, uid=entry.pw_uid, gid=entry.pw_gid, made=True, why="the tests run as root")
     problem = _reading_problem(ordinary)
     if problem is None:
         return ordinary
     subprocess.run(["userdel", name], capture_output=True, check=False)
-    return Owner(**current, why=problem)
+    return replace(current, why=problem)
 
 
 def _reading_problem(owner: Owner) -> str | None:
@@ -407,7 +406,8 @@ def _minor() -> str:
 
 
 def _package_folders() -> list[Path]:
-    return [Path(path) for path in sys.path if path.endswith(("site-packages", "dist-packages")) and Path(path).is_dir()]
+    folders = [Path(path) for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    return [folder for folder in folders if folder.is_dir()]
 
 
 def _free_ports(count: int) -> list[int]:

@@ -21,7 +21,9 @@ DECAY_ROOT = 16
 
 
 class GatedLinearAttention(nn.Module):
-    def __init__(self, hidden_size: int = 1024, num_heads: int = 4, layer_idx: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, hidden_size: int = 1024, num_heads: int = 4, layer_idx: int | None = None, **kwargs: Any
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.widths = [hidden_size // 2, hidden_size // 2, hidden_size]
@@ -35,11 +37,10 @@ class GatedLinearAttention(nn.Module):
         self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False)
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        q, k, v = (
-            x.unflatten(-1, (self.num_heads, -1))
-            for x in self.conv(self.qkv_proj(hidden_states)).split(self.widths, dim=-1)
-        )
-        log_g = F.logsigmoid(self.decay_proj(hidden_states)).unflatten(-1, (self.num_heads, -1)) / DECAY_ROOT
+        batch, length, _ = hidden_states.shape
+        log_decay = F.logsigmoid(self.decay_proj(hidden_states)) / DECAY_ROOT
+        parts = (*self.conv(self.qkv_proj(hidden_states)).split(self.widths, dim=-1), log_decay)
+        q, k, v, log_g = (x.reshape(batch, length, self.num_heads, -1) for x in parts)
         mixed = self.o_norm(gated_linear_attention_chunk(q, k, v, log_g)).flatten(-2)
         output: Tensor = self.o_proj(mixed * F.silu(self.gate_proj(hidden_states)))
         return output

@@ -20,7 +20,9 @@ EXPANSION = 2
 
 
 class Mamba2(nn.Module):
-    def __init__(self, hidden_size: int = 1024, num_heads: int = 4, layer_idx: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, hidden_size: int = 1024, num_heads: int = 4, layer_idx: int | None = None, **kwargs: Any
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.inner = EXPANSION * hidden_size

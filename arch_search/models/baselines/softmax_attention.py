@@ -14,7 +14,9 @@ from kernels.softmax_attention.fast import softmax_attention
 
 
 class SoftmaxAttention(nn.Module):
-    def __init__(self, hidden_size: int = 1024, num_heads: int = 4, layer_idx: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, hidden_size: int = 1024, num_heads: int = 4, layer_idx: int | None = None, **kwargs: Any
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.qkv_proj = nn.Linear(hidden_size, 3 * hidden_size, bias=False)

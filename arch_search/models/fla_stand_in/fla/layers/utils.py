@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def get_unpad_data(attention_mask: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Positions of the real tokens in the flattened mask [B, T], bounds of the sequences [B + 1] int32, longest length."""
+    """Positions of the real tokens in the flattened mask [B, T], bounds of the sequences [B + 1] int32, longest one."""
     lengths = attention_mask.sum(dim=-1, dtype=torch.int32)
     indices = attention_mask.flatten().nonzero().flatten()
     bounds = F.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))

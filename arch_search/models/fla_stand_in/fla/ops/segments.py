@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,12 +13,12 @@ from kernels.common import Result
 
 
 def segments(x: Tensor, states: Tensor | None, cu_seqlens: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Each sequence of x [B, T, ...] with its first state: the whole batch, or the parts `cu_seqlens` cuts a row into."""
+    """Each sequence of x [B, T, ...] with its first state: the whole batch, or the parts of one row by `cu_seqlens`."""
     if cu_seqlens is None:
         yield x, states
         return
     bounds = cu_seqlens.tolist()
-    for n, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for n, (start, stop) in enumerate(pairwise(bounds)):
         yield x[:, start:stop], None if states is None else states[n : n + 1]
 
 

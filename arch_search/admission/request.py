@@ -1,0 +1,40 @@
+"""What the runner asks of the checking child and what the child answers: two small JSON files in its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from arch_search.config import Admission, Stage
+from cognition_db.records import Verdict
+
+REQUEST_FILE = "request.json"
+REPORT_FILE = "report.json"
+PROGRAM_FILE = "program.py"
+MAX_REPORT_BYTES = 200_000
+FINGERPRINT_LENGTH = 64
+# byte-level text; a corpus of tokens says its own
+BYTE_VOCAB = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One program to check; its text lies beside the request."""
+
+    class_name: str | None
+    settings: Admission
+    stage: Stage
+    target_parameters: int | None
+    exempt_cost: bool
+    vocab: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildReport:
+    """Written anew before every check, so that `doing` names the one that ended the child."""
+
+    complete: bool
+    doing: str
+    verdicts: tuple[Verdict, ...]
+    class_name: str = ""
+    parameter_count: int = 0
+    fingerprint: tuple[float, ...] = ()

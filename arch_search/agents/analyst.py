@@ -1,0 +1,92 @@
+"""The Analyst: puts a computed result into words. What contradicts the result is dropped, not recorded."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from arch_search.agents.messages import messages_of
+from arch_search.agents.replies import ask_for_json
+from arch_search.config import Sampling
+from arch_search.protocols import ModelClient, ModelRequest
+
+Outcome = Literal["better", "worse", "within_noise", "not_measured"]
+
+_IN_WORDS: dict[Outcome, str] = {
+    "better": "BETTER than the reference, beyond the noise",
+    "worse": "WORSE than the reference, beyond the noise",
+    "within_noise": "WITHIN THE NOISE of the reference: neither better nor worse can be said",
+    "not_measured": "NOT MEASURED: the training did not finish, nothing can be said about its quality",
+}
+_BETTER = re.compile(
+    r"\b(better|improv\w*|outperform\w*|beneficial|benefits?|gains?|gained|superior|effective(?:ly)?|enhanc\w*"
+    r"|boost\w*|helps?|helped|succe\w+)\b"
+)
+_WORSE = re.compile(
+    r"\b(worse\w*|degrad\w*|harm\w*|hurts?|inferior|underperform\w*|detriment\w*|ineffective|deteriorat\w*)\b"
+)
+_NEGATED = re.compile(r"(?:\b(?:not|no|never|nor|neither|without|cannot|hardly|fail\w*)\b|n't)(?:\W+\w+){0,4}\W*$")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_FEWEST_WORDS = 4
+
+
+class _Words(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    component: Annotated[str, Field(max_length=60)]
+    lesson: Annotated[str, Field(max_length=300)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """`text` is empty where the model's words contradicted the result or said nothing."""
+
+    text: str
+    reply_sha256: str
+
+
+def lesson_text(
+    client: ModelClient, *, motivation: str, numbers: str, outcome: Outcome, key: str, sampling: Sampling
+) -> Words:
+    """What the model says about a result it is given: the part concerned and one lesson.
+
+    Args:
+        motivation: what the candidate changed, as derived from the difference of the programs.
+        numbers: the measured numbers of candidate, parent and siblings, one per line.
+        outcome: the computed verdict; the words must agree with it.
+
+    Raises:
+        ReplyError: no reply was of the asked form.
+        ModelServerError: the server does not answer.
+    """
+    facts = {"motivation": motivation, "numbers": numbers, "outcome": _IN_WORDS[outcome]}
+    request = ModelRequest(key=key, role="analyst", messages=messages_of("analyst", facts), sampling=sampling)
+    words, reply = ask_for_json(client, request, _Words)
+    lesson, component = (" ".join(text.split()).strip(" ,;") for text in (words.lesson, words.component))
+    if contradiction(lesson, outcome=outcome, given=f"{motivation}\n{numbers}"):
+        return Words(text="", reply_sha256=reply.reply_sha256)
+    if component and not contradiction(component, outcome=outcome, given=f"{motivation}\n{numbers}", fewest_words=1):
+        lesson = f"{component}: {lesson}"
+    return Words(text=lesson, reply_sha256=reply.reply_sha256)
+
+
+def contradiction(text: str, *, outcome: Outcome, given: str, fewest_words: int = _FEWEST_WORDS) -> str:
+    """Why the words do not agree with the computed outcome; empty where they do.
+
+    A direction other than the computed one, a number that was not given, and too few words are reasons.
+    """
+    if len(re.findall(r"[A-Za-z]{2,}", text)) < fewest_words:
+        return "says nothing"
+    claimed = {name for name, pattern in (("better", _BETTER), ("worse", _WORSE)) if _claims(text, pattern)}
+    if claimed - {outcome}:
+        return f"says {' and '.join(sorted(claimed))}, computed is {outcome}"
+    invented = set(_NUMBER.findall(text)) - set(_NUMBER.findall(given))
+    return f"states numbers that were not given: {', '.join(sorted(invented))}" if invented else ""
+
+
+def _claims(text: str, pattern: re.Pattern[str]) -> bool:
+    """Whether the text asserts what the pattern names, not counting what it denies."""
+    lowered = text.lower()
+    return any(not _NEGATED.search(lowered[: match.start()]) for match in pattern.finditer(lowered))

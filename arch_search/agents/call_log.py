@@ -1,0 +1,155 @@
+"""The call log: every answered call of the language model, found again by its key after a restart."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arch_search.protocols import ModelReply, ModelRequest
+from cognition_db.experience.files import write_atomic
+from cognition_db.experience.journal import Journal, read
+from cognition_db.records import canonical_json, from_json, sha256_text, to_json
+
+_KIND = "call"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleTotals:
+    """What one role cost so far. `seconds` is the sum over requests, also of those that ran side by side."""
+
+    role: str
+    count: int
+    prompt_tokens: int
+    reply_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One answered call; the texts lie in files named by their sha256."""
+
+    key: str
+    role: str
+    hints: dict[str, str]
+    finished: bool
+    model: str
+    prompt_tokens: int
+    reply_tokens: int
+    seconds: float
+    prompt_sha256: str
+    reply_sha256: str
+
+
+class CallLog:
+    """One file of framed lines, one line per answered call, written by one process and readable by any.
+
+    The file is opened for writing (and locked) at the first `record`, so that readers need no lock. A torn last
+    line, of a killed writer, is left out: the call is asked again.
+
+    Raises:
+        cognition_db.experience.errors.StoreError: the file is damaged before its last line, the disk is full, or
+            another process writes it.
+    """
+
+    def __init__(self, calls_path: Path, text_path_of: Callable[[str], Path]) -> None:
+        self._path = calls_path
+        self._text_path_of = text_path_of
+        self._guard = threading.Lock()
+        self._journal: Journal | None = None
+        self._calls = {call.key: call for call in read_calls(calls_path)}
+
+    def find(self, key: str) -> ModelReply | None:
+        """The recorded reply to the call named `key`; None where it was not answered or its text is lost."""
+        with self._guard:
+            call = self._calls.get(key)
+        text = None if call is None else self.text(call.reply_sha256)
+        if call is None or text is None:
+            return None
+        return ModelReply(
+            text=text,
+            finished=call.finished,
+            model=call.model,
+            prompt_tokens=call.prompt_tokens,
+            reply_tokens=call.reply_tokens,
+            seconds=call.seconds,
+            prompt_sha256=call.prompt_sha256,
+            reply_sha256=call.reply_sha256,
+        )
+
+    def text(self, sha256: str) -> str | None:
+        """The prompt or reply of that sha256; None where its file is missing or damaged."""
+        try:
+            text = self._text_path_of(sha256).read_bytes().decode("utf-8")
+        except (OSError, UnicodeDecodeError):
+            return None
+        return text if sha256_text(text) == sha256 else None
+
+    def record(self, request: ModelRequest, reply: ModelReply) -> None:
+        """Keep prompt, reply and the line that names both; durable when this returns."""
+        for sha256, text in ((reply.prompt_sha256, prompt_text(request)), (reply.reply_sha256, reply.text)):
+            if self.text(sha256) is None:
+                write_atomic(self._text_path_of(sha256), text.encode("utf-8"))
+        call = Call(
+            key=request.key,
+            role=request.role,
+            hints=request.hints,
+            finished=reply.finished,
+            model=reply.model,
+            prompt_tokens=reply.prompt_tokens,
+            reply_tokens=reply.reply_tokens,
+            seconds=round(reply.seconds, 3),
+            prompt_sha256=reply.prompt_sha256,
+            reply_sha256=reply.reply_sha256,
+        )
+        with self._guard:
+            if self._journal is None:
+                self._journal = Journal(self._path)
+            self._journal.append(_KIND, to_json(call))
+            self._calls[call.key] = call
+
+    def calls(self) -> tuple[Call, ...]:
+        """All answered calls, in the order of their first answer."""
+        with self._guard:
+            return tuple(self._calls.values())
+
+    def totals(self) -> dict[str, RoleTotals]:
+        """Calls, tokens and seconds per role."""
+        calls = self.calls()
+        return {role: _total(role, [c for c in calls if c.role == role]) for role in sorted({c.role for c in calls})}
+
+    def close(self) -> None:
+        """Let another process write; a later `record` opens the file again."""
+        with self._guard:
+            if self._journal is not None:
+                self._journal.close()
+                self._journal = None
+
+
+def read_calls(path: Path) -> tuple[Call, ...]:
+    """The calls in the file, without a lock; none where there is no file."""
+    return tuple(from_json(Call, entry.data) for entry in read(path).entries if entry.kind == _KIND)
+
+
+def prompt_text(request: ModelRequest) -> str:
+    """All of a request that decides its answer, as one JSON text; its sha256 is `prompt_sha256`."""
+    asked: dict[str, Any] = {
+        "messages": list(request.messages),
+        "sampling": to_json(request.sampling),
+        "grammar": request.grammar,
+        "json_schema": request.json_schema,
+    }
+    return canonical_json(asked)
+
+
+def _total(role: str, calls: Iterable[Call]) -> RoleTotals:
+    listed = list(calls)
+    return RoleTotals(
+        role=role,
+        count=len(listed),
+        prompt_tokens=sum(call.prompt_tokens for call in listed),
+        reply_tokens=sum(call.reply_tokens for call in listed),
+        seconds=sum(call.seconds for call in listed),
+    )

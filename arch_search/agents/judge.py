@@ -1,0 +1,62 @@
+"""The Judge: a recorded opinion on a program. It never ranks anything unless its measured correlation earns it."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from arch_search.agents.messages import messages_of
+from arch_search.agents.replies import ask_for_json
+from arch_search.config import Sampling
+from arch_search.protocols import ModelClient, ModelRequest
+
+_MAX_PROGRAM_CHARACTERS = 6000
+_Mark = Annotated[int, Field(ge=1, le=10)]
+
+
+class _Marks(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    effectiveness: _Mark
+    novelty: _Mark
+    complexity: _Mark
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opinion:
+    """Marks from 1 to 10, higher is better (complexity 10: as simple as its effect allows); `score` is their mean."""
+
+    score: float
+    effectiveness: int
+    novelty: int
+    complexity: int
+    reply_sha256: str
+
+
+def score(client: ModelClient, *, program: str, motivation: str, key: str, sampling: Sampling) -> Opinion:
+    """The model's marks for a program.
+
+    Raises:
+        ReplyError: no reply had the three marks in range.
+        ModelServerError: the server does not answer.
+    """
+    facts = {"program": _shown(program), "motivation": motivation}
+    request = ModelRequest(key=key, role="judge", messages=messages_of("judge", facts), sampling=sampling)
+    marks, reply = ask_for_json(client, request, _Marks)
+    return Opinion(
+        score=(marks.effectiveness + marks.novelty + marks.complexity) / 3,
+        effectiveness=marks.effectiveness,
+        novelty=marks.novelty,
+        complexity=marks.complexity,
+        reply_sha256=reply.reply_sha256,
+    )
+
+
+def _shown(program: str) -> str:
+    """The code without comments and the header: shorter, and alike at its start for the server's prefix cache."""
+    tree = ast.parse(program)
+    if ast.get_docstring(tree) is not None:
+        tree.body = tree.body[1:]
+    return ast.unparse(tree)[-_MAX_PROGRAM_CHARACTERS:]

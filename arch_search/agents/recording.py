@@ -1,0 +1,32 @@
+"""Recordings: the answered calls of a campaign as one JSONL file for `llm.kind=recorded`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from arch_search.agents.call_log import CallLog
+from arch_search.agents.recorded import RecordedReply
+from cognition_db.experience.files import write_atomic
+from cognition_db.records import canonical_json, to_json
+
+
+def record(calls: CallLog, out: Path) -> int:
+    """Write one line per call whose text is still there, ordered by key; returns how many."""
+    lines = []
+    for call in sorted(calls.calls(), key=lambda call: call.key):
+        text = calls.text(call.reply_sha256)
+        if text is not None:
+            reply = RecordedReply(
+                role=call.role,
+                reply=text,
+                rung=call.hints.get("rung", ""),
+                method=call.hints.get("method", ""),
+                model=call.model,
+                finished=call.finished,
+                prompt_tokens=call.prompt_tokens,
+                reply_tokens=call.reply_tokens,
+                seconds=call.seconds,
+            )
+            lines.append(canonical_json(to_json(reply)) + "\n")
+    write_atomic(out, "".join(lines).encode("utf-8"))
+    return len(lines)

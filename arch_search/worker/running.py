@@ -1,0 +1,317 @@
+"""One task from its empty folder to its Evaluation: prepare, run the child in a jail, watch it, score it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from arch_search.errors import CampaignError
+from arch_search.evaluation import heldout, recall
+from arch_search.jail.python import jailed_python
+from arch_search.jail.run import JailResult, Limits, run_jailed
+from arch_search.paths import GenerationPaths, UnitPaths
+from arch_search.training.data import Corpus, open_tokens
+from arch_search.training.seeds import derive_seed
+from arch_search.worker.folder import (
+    EXIT_OURS,
+    EXIT_STOPPED,
+    ChildResult,
+    Order,
+    Progress,
+    TaskFolder,
+    read_message,
+    write_message,
+    write_npy,
+)
+from arch_search.worker.heartbeat import Heartbeat, read_heartbeat, write_heartbeat
+from arch_search.worker.manifest import Manifest
+from arch_search.worker.scoring import Questions, Scored, read_result, score
+from arch_search.worker.watch import Early, Verge, judge
+from cognition_db.experience.files import remove_stale_temporaries, write_atomic
+from cognition_db.records import Evaluation, Pack, Task, candidate_id, sha256_text
+
+HEARTBEAT_EVERY_S = 1.0
+# time for one step and a checkpoint; most sites give 30 s between SIGTERM and SIGKILL
+STOP_GRACE_S = 20.0
+# threads that libraries start beside the ones that compute
+SPARE_PROCESSES = 64
+MAX_CAUSE_CHARS = 300
+MAX_LOG_CHARS = 4000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """What stays the same over the tasks of one pack."""
+
+    manifest: Manifest
+    pack: Pack
+    generation: GenerationPaths
+    paths: UnitPaths
+    corpus: Corpus
+    fencing_token: str
+    should_stop: Callable[[], bool]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Watcher:
+    """Called twice a second while the child runs: heartbeat, stop request, early endings."""
+
+    unit: Unit
+    folder: TaskFolder
+    start: Heartbeat
+    verge: Verge
+    begun: float
+    early: Early | None = None
+    _asked_at: float | None = None
+    _beaten_at: float = 0.0
+
+    def __call__(self) -> str | None:
+        now = time.monotonic()
+        progress = read_message(self.folder.progress, Progress)
+        if now - self._beaten_at >= HEARTBEAT_EVERY_S:
+            self._beaten_at = now
+            self._beat(progress, now)
+        if self.unit.should_stop():
+            return self._ask_to_stop(now)
+        self.early = None if progress is None else judge(progress, self.verge)
+        return None if self.early is None else self.early.cause
+
+    def _ask_to_stop(self, now: float) -> str | None:
+        if self._asked_at is None:
+            self._asked_at = now
+            write_atomic(self.folder.stop, b"")
+        return "did not stop when asked" if now - self._asked_at > STOP_GRACE_S else None
+
+    def _beat(self, progress: Progress | None, now: float) -> None:
+        beat = replace(self.start, wall_s=self.start.wall_s + now - self.begun, unix=time.time())
+        if progress is not None:
+            beat = replace(
+                beat,
+                phase=progress.phase,
+                step=progress.step,
+                steps=progress.steps,
+                loss=progress.loss,
+                cpu_s=self.start.cpu_s + progress.cpu_s,
+            )
+        write_heartbeat(self.unit.paths.heartbeat, beat)
+
+
+def run_task(unit: Unit, task: Task, *, tasks_done: int) -> Evaluation | None:
+    """Train and score one task; None where it was stopped on request and is to be continued.
+
+    Raises:
+        CampaignError: a failure of ours, such as a full disk or a changed program file.
+        JailError: no jail on this machine.
+    """
+    program = _program(unit, task)
+    folder = TaskFolder(unit.paths.task(task.key))
+    questions = _prepare(unit, task, folder, program)
+    start = _start(unit, task, tasks_done)
+    record = _blank_evaluation(unit, task, program, start)
+    limit_s = unit.manifest.stage.task_limit_s - start.wall_s
+    if limit_s <= 0:
+        return _ended(record, _timed_out(unit, "counted over several starts"))
+    write_heartbeat(unit.paths.heartbeat, start)
+    watcher = _Watcher(unit=unit, folder=folder, start=start, verge=_verge(unit), begun=time.monotonic())
+    jailed = _run_child(unit, folder, limit_s, watcher)
+    _log(unit, task, jailed)
+    if unit.should_stop() and (jailed.ended == "stopped" or jailed.exit_code == EXIT_STOPPED):
+        return None
+    if jailed.exit_code == EXIT_OURS:
+        raise CampaignError(f"{task.key}: the worker failed beside the program: {_last_line(jailed)}; {unit.paths.log}")
+    record = replace(
+        record,
+        wall_s=start.wall_s + jailed.wall_s,
+        cpu_s=start.cpu_s + jailed.cpu_s,
+        peak_memory_mb=jailed.peak_memory_mb,
+    )
+    result = read_result(folder, unit.manifest.stage) if jailed.exit_code == 0 else None
+    if result is None:
+        return _ended(record, _unfinished(unit, jailed, watcher.early))
+    return _ended(_with_result(record, result), score(result, folder, questions))
+
+
+def _program(unit: Unit, task: Task) -> str:
+    path = unit.generation.program(task.candidate_id)
+    try:
+        program = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CampaignError(f"{path}: program not readable ({error})") from None
+    if candidate_id(program) != task.candidate_id:
+        raise CampaignError(f"{path}: the program was changed after its admission; restore it or remove the candidate")
+    if task.candidate_id not in unit.manifest.classes:
+        raise CampaignError(f"manifest of generation {unit.manifest.generation} names no class for {task.candidate_id}")
+    return program
+
+
+def _prepare(unit: Unit, task: Task, folder: TaskFolder, program: str) -> Questions:
+    """Put into the folder what the child needs, and keep what it must not know."""
+    stage, corpus = unit.manifest.stage, unit.corpus
+    drawn = recall.heldout_set(stage.recall, np.random.default_rng(derive_seed(task.seed, "recall", "heldout")))
+    windows = heldout.heldout_windows(
+        open_tokens(corpus.heldout, corpus.token_bytes), count=stage.heldout_sequences, seq_len=stage.seq_len
+    )
+    rng = np.random.default_rng(derive_seed(task.seed, "prefix"))
+    positions = heldout.prefix_positions(count=stage.heldout_sequences, seq_len=stage.seq_len, rng=rng)
+    order = Order(
+        stage=stage,
+        seed=task.seed,
+        class_name=unit.manifest.classes[task.candidate_id],
+        target_parameters=unit.manifest.target_parameters,
+        train_path=str(corpus.train.resolve()),
+        vocab=corpus.vocab,
+        token_bytes=corpus.token_bytes,
+        asked=tuple(drawn.asked.tolist()),
+        prefix_positions=tuple((row, position) for row, position in positions.tolist()),
+    )
+    write_message(folder.order, order)
+    write_atomic(folder.program, program.encode())
+    write_npy(folder.recall_inputs, drawn.inputs)
+    write_npy(folder.windows, windows)
+    with suppress(OSError):
+        folder.stop.unlink()
+    remove_stale_temporaries(folder.root)
+    return Questions(
+        recall_answers=drawn.answers,
+        windows=windows,
+        positions=positions,
+        is_bytes=corpus.is_bytes,
+        floor_nats=corpus.floor_nats,
+    )
+
+
+def _start(unit: Unit, task: Task, tasks_done: int) -> Heartbeat:
+    """The first heartbeat; time an earlier supervisor spent on the same task goes on counting."""
+    now = time.time()
+    fresh = Heartbeat(
+        unit=unit.pack.unit,
+        attempt=unit.pack.attempt,
+        tasks=len(unit.pack.tasks),
+        tasks_done=tasks_done,
+        task=task.key,
+        phase="starting",
+        step=0,
+        steps=0,
+        loss=None,
+        wall_s=0.0,
+        cpu_s=0.0,
+        started_unix=now,
+        unix=now,
+        host=platform.node(),
+        pid=os.getpid(),
+    )
+    before = read_heartbeat(unit.paths.heartbeat)
+    if before is None or before.task != task.key:
+        return fresh
+    return replace(fresh, wall_s=before.wall_s, cpu_s=before.cpu_s, started_unix=before.started_unix)
+
+
+def _verge(unit: Unit) -> Verge:
+    reference_step_s, stage = unit.manifest.reference_step_s, unit.manifest.stage
+    return Verge(
+        step_s=None if reference_step_s is None else stage.slow_factor * reference_step_s,
+        floor_nats=unit.corpus.floor_nats,
+    )
+
+
+def _run_child(unit: Unit, folder: TaskFolder, limit_s: float, watcher: _Watcher) -> JailResult:
+    stage = unit.manifest.stage
+    python = jailed_python(folder.root, threads=stage.threads)
+    limits = Limits(
+        wall_s=limit_s,
+        cpu_s=limit_s * stage.threads + 1,
+        memory_gb=stage.memory_gb,
+        # weights and the two moments of AdamW in float32, and room for arrays
+        file_mb=64 + 16 * unit.manifest.target_parameters / 1e6,
+        processes=stage.threads + SPARE_PROCESSES,
+    )
+    return run_jailed(
+        [sys.executable, "-P", "-m", "arch_search.worker.child", str(folder.root.resolve())],
+        workdir=folder.root,
+        readable=(*python.readable, unit.corpus.train.resolve()),
+        limits=limits,
+        environment=python.environment,
+        rung=unit.manifest.jail.rung,
+        on_tick=watcher,
+    )
+
+
+def _unfinished(unit: Unit, jailed: JailResult, early: Early | None) -> Scored:
+    """The ending of a child that left no usable result."""
+    if early is not None:
+        return Scored(ending=early.ending, cause=early.cause)
+    if jailed.ended == "timed_out":
+        return _timed_out(unit, jailed.reason)
+    if jailed.ended == "out_of_memory":
+        return Scored(ending="out_of_memory", cause=jailed.reason)
+    if jailed.ended == "exited":
+        cause = f"exit code {jailed.exit_code} without a usable result. {_last_line(jailed)}"
+        return Scored(ending="crashed", cause=cause)
+    return Scored(ending="crashed", cause=jailed.reason)
+
+
+def _timed_out(unit: Unit, detail: str) -> Scored:
+    cause = f"not finished within stage.task_limit_s={unit.manifest.stage.task_limit_s} ({detail})"
+    return Scored(ending="timed_out", cause=cause)
+
+
+def _blank_evaluation(unit: Unit, task: Task, program: str, start: Heartbeat) -> Evaluation:
+    """What is known of a task before its child has said anything."""
+    return Evaluation(
+        task=task,
+        unit=unit.pack.unit,
+        fencing_token=unit.fencing_token,
+        ending="crashed",
+        cause="",
+        scores=(),
+        curve_steps=(),
+        curve_loss=(),
+        tokens_seen=0,
+        parameter_count=0,
+        wall_s=start.wall_s,
+        cpu_s=start.cpu_s,
+        peak_memory_mb=0.0,
+        resumed_from_step=0,
+        started_unix=start.started_unix,
+        host=start.host,
+        versions=unit.manifest.versions,
+        config_sha256=unit.manifest.config_sha256,
+        program_sha256=sha256_text(program),
+    )
+
+
+def _with_result(record: Evaluation, result: ChildResult) -> Evaluation:
+    return replace(
+        record,
+        curve_steps=result.curve_steps,
+        curve_loss=result.curve_loss,
+        tokens_seen=result.tokens_seen,
+        parameter_count=result.parameter_count,
+        resumed_from_step=result.resumed_from_step,
+    )
+
+
+def _ended(record: Evaluation, scored: Scored) -> Evaluation:
+    # one printable line: the cause may hold text of the program
+    cause = " ".join(scored.cause.encode("utf-8", "replace").decode("utf-8").split())[:MAX_CAUSE_CHARS]
+    return replace(record, ending=scored.ending, cause=cause, scores=scored.scores)
+
+
+def _last_line(jailed: JailResult) -> str:
+    return (jailed.stderr_tail.strip().splitlines() or ["no message"])[-1]
+
+
+def _log(unit: Unit, task: Task, jailed: JailResult) -> None:
+    """Append how the child ended and the end of what it printed; for people."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S")
+    lines = [f"{when} {task.key} {jailed.ended} {jailed.reason} wall {jailed.wall_s:.1f} s cpu {jailed.cpu_s:.1f} s"]
+    lines += [tail[-MAX_LOG_CHARS:] for tail in (jailed.stdout_tail, jailed.stderr_tail) if tail.strip()]
+    with unit.paths.log.open("a", encoding="utf-8", errors="replace") as log:
+        log.write("\n".join(lines) + "\n")

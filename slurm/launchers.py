@@ -1,0 +1,57 @@
+"""Launchers: what the loop asks of whatever runs its work units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from slurm.cluster import ClusterLauncher
+from slurm.local import InlineLauncher, LocalLauncher
+from slurm.units import Command, Probe, Submission, UnitState, WorkUnit
+
+__all__ = ["ClusterLauncher", "InlineLauncher", "Launcher", "LocalLauncher"]
+
+
+class Launcher(Protocol):
+    """Runs work units. A caller writes its intent, submits, records the receipt; after a crash in between it asks find.
+
+    `folder` takes the logs (<unit>.log) and the files of the launcher. `comment` names the submission for ever.
+    """
+
+    def submit(
+        self,
+        units: Sequence[WorkUnit],
+        *,
+        command: Command,
+        folder: Path,
+        name: str,
+        comment: str,
+        environment: Mapping[str, str],
+    ) -> Submission:
+        """Hand the units over. Called again with the same comment, go on where it stopped and start nothing twice.
+
+        Raises:
+            SubmitError, UnavailableError: with a reason for the user; trying again is safe.
+        """
+        ...
+
+    def find(self, comment: str, *, folder: Path) -> Submission | None:
+        """The receipt of a whole submission made before; None means that submit has something to do.
+
+        Raises:
+            UnavailableError: nobody knows at present.
+        """
+        ...
+
+    def states(self, submission: Submission, units: Sequence[WorkUnit], probe: Probe) -> dict[str, UnitState]:
+        """How each unit stands, by its name; local launchers also start what is due. A silent Slurm makes UNKNOWN."""
+        ...
+
+    def notes(self, submission: Submission) -> dict[str, str]:
+        """Name of a unit -> one line for the user, from the last `states`: why it waits, is held or ended."""
+        ...
+
+    def cancel(self, submission: Submission) -> None:
+        """End everything of the submission; its units then come to ENDED."""
+        ...

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from arch_search.analysis import text
+from arch_search.analysis.lessons import computed_lesson, numbers_for_analyst
+from arch_search.analysis.show import find_candidate, show_text
+from arch_search.analysis.statistics import standings
+from arch_search.analysis.status import status_values
+from arch_search.analysis.summary import RoleCalls
+from arch_search.analysis.svg import Scale
+from arch_search.errors import CampaignError
+from cognition_db.experience.archive import ArchiveContents
+
+HOW = {"metric": "recall_accuracy", "confidence": 0.95}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.5, "+0.500"), (-0.25, "−0.250"), (-0.0001, "+0.000"), (math.nan, "–"), (None, "–")]
+)
+def test_signed_numbers_read_well(value, words):
+    assert text.signed(value) == words
+
+
+def test_short_counts_wide_characters_twice_and_never_exceeds_its_columns():
+    assert text.short("a b\n c", 10) == "a b c"
+    assert text.short("abcdefgh", 5) == "abcd…"
+    assert text.short("漢字漢字漢字", 6) == "漢字…"
+
+
+def test_a_sparkline_falls_with_the_loss_and_leaves_gaps_for_nan():
+    line = text.sparkline([5.0, math.nan, 3.0, 1.0])
+    assert line[0] == "█"
+    assert line[1] == " "
+    assert line[-1] == "▁"
+    assert text.sparkline([]) == ""
+    assert len(text.sparkline(list(range(500)))) == 40
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.013, 0.0021), (3.0, 5000.0), (-1e-6, 1e-6)])
+def test_ticks_lie_inside_the_scale_and_are_few(low, high):
+    scale = Scale(low=low, high=high, start=0, end=100)
+    ticks = scale.ticks()
+    assert 2 <= len(ticks) <= 8
+    assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in ticks)
+    assert len({scale.label(tick) for tick in ticks}) == len(ticks)
+
+
+def test_a_value_outside_the_scale_is_drawn_at_its_edge():
+    assert Scale(low=0, high=1, start=10, end=20)(7.0) == 20
+
+
+def test_the_analyst_gets_candidate_parent_siblings_and_reference_with_the_computed_verdict(invent):
+    contents = invent(generations=3, slots=12)
+    reference = contents.candidates[0]
+    child = next(row for row in contents.candidates if row.generation == 3 and row.parents != (reference.id,))
+    words = numbers_for_analyst(contents, child, reference_id=reference.id, **HOW)
+    roles = [line.split(":")[0] for line in words.splitlines()[1:]]
+    assert roles[0] == "candidate"
+    assert "parent" in roles
+    assert roles[-1] == "reference"
+    assert child.name in words
+    assert "beyond noise" in words or "not measured" in words
+
+
+def test_the_computed_lesson_has_the_verdict_of_the_statistics_and_no_words(invent):
+    contents = invent(noise=0.002, gain=0.08)
+    reference = contents.candidates[0]
+    rows = standings(contents, reference_id=reference.id, **HOW)
+    best = next(row for row in rows if row.verdict == "better" and row.arm == "evolve")
+    lesson = computed_lesson(contents, contents.candidate(best.candidate_id), reference_id=reference.id, **HOW)
+    assert (lesson.outcome, lesson.difference, lesson.text) == ("better", best.improvement, "")
+
+
+def status_of(contents, calls=()):
+    rows = standings(contents, reference_id=contents.candidates[0].id, **HOW) if contents.candidates else ()
+    return status_values(
+        campaign="invented", uuid="u", generation=1, generations_total=2, finished=False,
+        tasks_by_state={"running": 2, "ended": 5}, standings=rows, calls=calls, seconds_left=math.nan, **HOW,
+    )  # fmt: skip
+
+
+def test_status_is_plain_json_without_nan(invent):
+    calls = [RoleCalls(role="researcher", calls=3, prompt_tokens=900, reply_tokens=300, seconds=20.0)]
+    values = status_of(invent(), calls)
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert values["tokens"]["reply_per_s"] == 15.0
+    assert values["best"]["verdict"] in ("better", "within_noise")
+    assert values["seconds_left"] is None
+
+
+def test_status_before_the_first_result_has_no_best():
+    assert status_of(ArchiveContents())["best"] is None
+
+
+def test_show_tells_lineage_checks_runs_and_program(invent):
+    contents = invent(generations=3, slots=12)
+    reference = contents.candidates[0]
+    child = next(row for row in contents.candidates if row.generation == 3 and row.parents != (reference.id,))
+    shown = show_text(contents, child, reference_id=reference.id, **HOW)
+    assert f"parent {child.parents[0]}" in shown
+    assert f"parent {reference.id}" in shown
+    assert "causality" in shown
+    assert "seed 0: recall_accuracy" in shown
+    assert child.program.strip() in shown
+
+
+def test_show_keeps_control_characters_from_the_terminal(candidate_of, run_of):
+    row = candidate_of("nasty \x1b]0;title\x07 name", motivation="\x1b[2J")
+    contents = ArchiveContents(candidates=(row,), evaluations=(run_of(row, 0, recall=0.5),))
+    shown = show_text(contents, row, reference_id=row.id, **HOW)
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+
+
+def test_a_candidate_is_found_by_the_first_digits_of_its_id(invent):
+    contents = invent()
+    row = contents.candidates[3]
+    assert find_candidate(contents, row.id[:10]) == row
+    assert find_candidate(contents, row.name) == row
+
+
+@pytest.mark.parametrize("prefix", ["", "zzzz"])
+def test_an_unknown_candidate_is_one_clear_line(invent, prefix):
+    with pytest.raises(CampaignError, match="no candidate"):
+        find_candidate(invent(), prefix)
+
+
+def test_an_ambiguous_name_lists_the_candidates(candidate_of):
+    contents = ArchiveContents(candidates=(candidate_of("same", slot=1), candidate_of("same", slot=2)))
+    with pytest.raises(CampaignError, match="fits 2 candidates"):
+        find_candidate(contents, "same")

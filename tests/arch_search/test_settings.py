@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+
+from arch_search.config import Config
+from arch_search.errors import ConfigError
+from arch_search.settings import changed_keys, config_from_json, config_sha256, config_to_json, load_config
+
+
+@pytest.mark.parametrize("campaign", ["demo", "laptop", "smoke"])
+@pytest.mark.parametrize("launcher", ["local", "inline", "cluster"])
+def test_every_shipped_choice_composes(campaign: str, launcher: str) -> None:
+    config = load_config([f"campaign={campaign}", f"slurm={launcher}"])
+    assert config.stage.name == campaign
+    assert config.slurm.launcher == launcher
+
+
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("campaign=demoo", "demo"),
+        ("stage.stps=3", "stage.steps"),
+        ("campaign.genrations=3", "campaign.generations"),
+        ("stage.steps=abc", "stage.steps='abc'"),
+        ("stage.steps=-1", "stage.steps=-1"),
+        ("campain.seed=1", "nearest"),
+        ("x", "key=value"),
+        ("llm=endpoint", "llm.base_url"),
+        ("stage.d_model=63", "multiple"),
+        ("campaign.reference_seeds=1", "seeds_per_candidate"),
+        ("stage.steps=[1", "stage.steps"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_what_is_right(override: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config([override])
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_survives_its_json_form() -> None:
+    config = load_config(["campaign=smoke", "slurm.extra_sbatch={nice: 5}"])
+    assert config_from_json(config_to_json(config)) == config
+
+
+def test_the_hash_ignores_where_a_campaign_runs_and_sees_what_it_measures() -> None:
+    plain = load_config([])
+    assert config_sha256(load_config(["slurm=cluster", "llm.parallel_requests=2"])) == config_sha256(plain)
+    assert config_sha256(load_config(["stage.steps=61"])) != config_sha256(plain)
+
+
+def test_changed_keys_names_only_what_may_not_change() -> None:
+    old, new = _json(load_config([])), _json(load_config(["slurm=inline", "campaign.seed=5", "campaign.dir=x"]))
+    assert changed_keys(old, new) == ["campaign.seed: 20261120 there, 5 here"]
+
+
+def _json(config: Config) -> dict[str, object]:
+    return config_to_json(config)

@@ -1,0 +1,98 @@
+"""Whole campaigns with replies recorded from the real model, checked as a user would find them."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from campaigns import SMALL, arch_search, archive, kill, measured, start
+
+from arch_search.campaign import open_campaign
+from arch_search.integrity import check_campaign
+
+pytestmark = pytest.mark.slow
+KILLS = 50
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder in which one undisturbed campaign ran to its end."""
+    cwd = tmp_path_factory.mktemp("a campaign")  # the space is meant
+    answer = arch_search("run", *SMALL, cwd=cwd)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return cwd
+
+
+def test_a_campaign_runs_to_its_end_and_says_where_the_report_is(finished: Path) -> None:
+    contents = archive(finished)
+    assert (finished / "campaigns" / "smoke-001" / "report.html").exists()
+    assert all(one.ending == "finished" for one in contents.evaluations), [one.cause for one in contents.evaluations]
+    assert {one.proposal.arm for one in contents.tries} == {"baseline", "evolve", "mutate", "placebo"}
+    written = [one for one in contents.candidates if one.arm == "evolve"]
+    assert len(written) >= 2
+    first = {one.id for one in contents.candidates if one.generation == 1}
+    assert any(set(one.parents) & first for one in contents.candidates if one.generation == 2)
+
+
+def test_fsck_finds_a_finished_campaign_clean_and_names_what_was_damaged(finished: Path, tmp_path: Path) -> None:
+    folder = finished / "campaigns" / "smoke-001"
+    assert arch_search("fsck", str(folder), cwd=finished).returncode == 0
+    shard = next((folder / "gen-0001" / "shards").glob("*.h5"))
+    good = shard.read_bytes()
+    try:
+        shard.write_bytes(good[: len(good) // 2])
+        answer = arch_search("fsck", str(folder), cwd=finished)
+    finally:
+        shard.write_bytes(good)
+    assert answer.returncode == 1
+    assert shard.name in answer.stdout
+
+
+def test_status_and_show_answer_from_the_files(finished: Path) -> None:
+    facts = json.loads(arch_search("status", "campaigns/smoke-001", "--json", cwd=finished).stdout)
+    assert facts["finished"] is True
+    assert facts["trainings_done"] == len(archive(finished).evaluations)
+    shown = arch_search("show", "campaigns/smoke-001", "deltanet", cwd=finished)
+    assert "class DeltaNet" in shown.stdout
+    assert arch_search("show", "campaigns/smoke-001", "no-such", cwd=finished).returncode == 2
+
+
+def test_the_archive_is_readable_with_h5py_alone(finished: Path) -> None:
+    with h5py.File(finished / "campaigns" / "smoke-001" / "archive.h5") as file:
+        assert int(file.attrs["schema_version"]) == 1
+        assert {"candidates", "evaluations", "tries"} <= set(file)
+
+
+def test_two_campaigns_with_the_same_seed_and_replies_are_the_same(finished: Path, tmp_path: Path) -> None:
+    answer = arch_search("run", *SMALL, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert measured(archive(tmp_path)) == measured(archive(finished))
+
+
+def test_a_driver_killed_at_random_moments_ends_with_the_same_measurements(finished: Path, tmp_path: Path) -> None:
+    """Every kill hits driver, supervisor and child together; nothing acknowledged may be lost or measured anew."""
+    rng = random.Random(20261120)
+    kills = 0
+    while True:
+        driver = start("run", *SMALL, cwd=tmp_path)
+        until = time.monotonic() + (rng.uniform(0.2, 9.0) if kills < KILLS else 600)
+        while driver.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+        if driver.poll() is not None:
+            assert driver.returncode == 0, (tmp_path / "out.txt").read_text()[-3000:]
+            if kills >= KILLS:
+                break
+        else:
+            kill(driver)
+            kills += 1
+        for folder in (tmp_path / "campaigns").glob("*/campaign.json"):
+            assert check_campaign(open_campaign(folder.parent)) == [], f"after {kills} kills"
+    for folder in sorted((tmp_path / "campaigns").iterdir()):
+        assert measured(archive(tmp_path, folder.name)) == measured(archive(finished))

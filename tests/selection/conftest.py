@@ -1,0 +1,111 @@
+"""Invented archives for selection: candidates with given recall, loss and judge's score per seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+
+from arch_search.config import Selection
+from cognition_db.experience.archive import ArchiveContents
+from cognition_db.records import Candidate, Evaluation, Lesson, Score, Task, candidate_id, sha256_text
+
+
+def invented(
+    name: str,
+    *,
+    recall: Sequence[float] = (),
+    loss: Sequence[float] = (),
+    arm: str = "evolve",
+    generation: int = 1,
+    judge: float | None = None,
+    ending: str = "finished",
+) -> tuple[Candidate, list[Evaluation], Lesson]:
+    """A candidate, one run per value of recall, and a lesson."""
+    program = f"# invented for tests: {name}"
+    candidate = Candidate(
+        id=candidate_id(program),
+        program=program,
+        class_name="DeltaNet",
+        name=name,
+        arm=arm,  # type: ignore[arg-type]
+        rung="grammar_edit",
+        generation=generation,
+        slot=0,
+        parents=(),
+        motivation="",
+        parameter_count=1,
+    )
+    runs = []
+    for seed, value in enumerate(recall):
+        scores = (
+            Score(name="recall_accuracy", value=value, count=512, unit="fraction"),
+            Score(name="heldout_loss", value=loss[seed] if loss else 3.0, count=512, unit="nats per token"),
+        )
+        runs.append(
+            Evaluation(
+                task=Task(candidate_id=candidate.id, stage="laptop", seed=seed, attempt=1),
+                unit="u",
+                fencing_token="t",
+                ending=ending,  # type: ignore[arg-type]
+                cause="",
+                scores=scores,
+                curve_steps=(),
+                curve_loss=(),
+                tokens_seen=0,
+                parameter_count=1,
+                wall_s=1.0,
+                cpu_s=1.0,
+                peak_memory_mb=1.0,
+                resumed_from_step=0,
+                started_unix=0.0,
+                host="n1",
+                versions={},
+                config_sha256=sha256_text(""),
+                program_sha256=sha256_text(program),
+            )
+        )
+    lesson = Lesson(
+        candidate_id=candidate.id,
+        generation=generation,
+        outcome="within_noise",
+        difference=0.0,
+        text="",
+        judge_score=judge,
+    )
+    return candidate, runs, lesson
+
+
+@pytest.fixture
+def archive_of() -> Callable[..., ArchiveContents]:
+    """Archive of the candidates described: name -> keywords of `invented`. The first one is the reference."""
+
+    def build(described: Mapping[str, Mapping[str, object]]) -> ArchiveContents:
+        made = [
+            invented(name, **({"arm": "baseline", "generation": 0} if index == 0 else {}) | dict(keywords))  # type: ignore[arg-type]
+            for index, (name, keywords) in enumerate(described.items())
+        ]
+        return ArchiveContents(
+            candidates=tuple(candidate for candidate, _, _ in made),
+            evaluations=tuple(run for _, runs, _ in made for run in runs),
+            lessons=tuple(lesson for _, _, lesson in made),
+        )
+
+    return build
+
+
+@pytest.fixture
+def selection_of() -> Callable[..., Selection]:
+    def build(policy: str, **changes: object) -> Selection:
+        values: dict[str, object] = {
+            "policy": policy,
+            "metric": "recall_accuracy",
+            "confidence": 0.95,
+            "pool_size": 50,
+            "parents_from_top": 10,
+            "references": 4,
+            "judge_weight": 0.0,
+        }
+        return Selection(**(values | changes))  # type: ignore[arg-type]
+
+    return build

@@ -1,0 +1,113 @@
+"""Scores come from what the child left only when it can be true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from arch_search.config import Stage
+from arch_search.worker.folder import ChildResult, TaskFolder, write_array, write_message
+from arch_search.worker.scoring import Questions, read_result, score
+
+N, T = 4, 24
+ANSWERS = np.arange(96).reshape(32, 3) % 16
+QUESTIONS = Questions(
+    recall_answers=ANSWERS,
+    windows=np.zeros((N, T + 1), dtype=np.int64),
+    positions=np.array([[0, 3], [3, 23]]),
+    is_bytes=True,
+    floor_nats=0.3,
+)
+RESULT = ChildResult(
+    ending="finished",
+    curve_steps=(4, 8),
+    curve_loss=(5.0, 4.0),
+    tokens_seen=768,
+    parameter_count=6000,
+    step_s=0.01,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> TaskFolder:
+    """A folder whose child did everything right."""
+    folder = TaskFolder(tmp_path)
+    write_array(folder.recall_answers, ANSWERS)
+    write_array(folder.heldout_nll, np.full((N, T), 2.0, dtype=np.float32))
+    write_array(folder.prefix_nll, np.full(2, 2.0, dtype=np.float32))
+    return folder
+
+
+def test_a_complete_folder_is_scored(folder: TaskFolder) -> None:
+    scored = score(RESULT, folder, QUESTIONS)
+    values = {one.name: one.value for one in scored.scores}
+    assert scored.ending == "finished"
+    assert values["recall_accuracy"] == 1.0
+    assert values["heldout_loss"] == pytest.approx(2.0)
+    assert values["prefix_gap"] == 0.0
+    assert values["step_s"] == 0.01
+
+
+def nll(value: float) -> Callable[[TaskFolder], None]:
+    return lambda folder: write_array(folder.heldout_nll, np.full((N, T), value, dtype=np.float32))
+
+
+def shorter_answers(folder: TaskFolder) -> None:
+    write_array(folder.recall_answers, ANSWERS[:-1])
+
+
+def prefix(value: float) -> Callable[[TaskFolder], None]:
+    return lambda folder: write_array(folder.prefix_nll, np.full(2, value, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    "spoil, ending, words",
+    [
+        (lambda folder: folder.heldout_nll.unlink(), "crashed", "no complete measurements"),
+        (shorter_answers, "crashed", "no complete measurements"),
+        (nll(float("nan")), "non_finite", "not finite"),
+        (nll(-1.0), "crashed", "outside"),
+        (nll(1e9), "crashed", "outside"),
+        (nll(0.1), "below_floor", "a quarter of what xz needs"),
+        (prefix(2.01), "below_floor", "sees the future or the length"),
+        (prefix(float("inf")), "non_finite", "not finite"),
+    ],
+)
+def test_what_cannot_be_true_is_not_finished(
+    folder: TaskFolder, spoil: Callable[[TaskFolder], None], ending: str, words: str
+) -> None:
+    spoil(folder)
+    scored = score(RESULT, folder, QUESTIONS)
+    assert scored.ending == ending
+    assert words in scored.cause
+
+
+def test_a_training_loss_below_the_floor_counts_even_with_an_honest_looking_evaluation(folder: TaskFolder) -> None:
+    assert score(replace(RESULT, curve_loss=(5.0, 0.05)), folder, QUESTIONS).ending == "below_floor"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"curve_steps": (8, 4)},
+        {"curve_steps": (4,)},
+        {"curve_steps": (4, 9)},
+        {"curve_steps": (), "curve_loss": ()},
+        {"curve_loss": (5.0, float("nan"))},
+        {"tokens_seen": 769},
+        {"parameter_count": -1},
+        {"resumed_from_step": 99},
+        {"step_s": float("inf")},
+    ],
+)
+def test_a_result_that_contradicts_the_order_is_refused(
+    folder: TaskFolder, change: dict[str, object], tiny_stage: Stage
+) -> None:
+    write_message(folder.result, RESULT)
+    assert read_result(folder, tiny_stage) == RESULT
+    write_message(folder.result, replace(RESULT, **change))  # type: ignore[arg-type]
+    assert read_result(folder, tiny_stage) is None
