@@ -1,8 +1,12 @@
 from setuptools import find_packages, setup
 
 setup(
-    packages=find_packages(include=[f"{name}{tail}" for name in
-                                    ("arch_search", "kernels", "slurm", "hydra_conf", "cognition_db")
-                                    for tail in ("", ".*")]),
+    packages=find_packages(
+        include=[
+            f"{name}{tail}"
+            for name in ("arch_search", "kernels", "slurm", "hydra_conf", "cognition_db")
+            for tail in ("", ".*")
+        ]
+    ),
     package_data={"": ["*.yaml", "*.md", "*.json", "*.j2", "py.typed"], "arch_search.models": ["fla_stand_in/**/*.py"]},
 )

@@ -87,7 +87,7 @@ def open_campaign(folder: Path) -> Campaign:
     """The campaign in an existing folder; CampaignError in one line if there is none or it cannot be read."""
     paths = CampaignPaths(folder.absolute())
     if not paths.campaign_json.exists():
-        raise CampaignError(f"{folder}: no campaign here (no campaign.json); give the folder that `arch-search run` named")
+        raise CampaignError(f"{folder}: no campaign here (no campaign.json); give the folder `arch-search run` named")
     try:
         data = read_json(paths.campaign_json)
     except (OSError, ValueError) as error:
@@ -142,7 +142,7 @@ def software_versions() -> dict[str, str]:
 
 def _create(paths: CampaignPaths, config: Config, command: Sequence[str]) -> Campaign:
     if paths.root.exists() and any(path.name != "driver.lock" for path in paths.root.iterdir()):
-        raise CampaignError(f"{paths.root}: not empty and not a campaign; choose an empty or new folder for campaign.dir")
+        raise CampaignError(f"{paths.root}: not empty and no campaign; choose an empty or new folder for campaign.dir")
     campaign = Campaign(
         paths=paths,
         uuid=uuid.uuid4().hex,

@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, text, example in (
         ("run", "start a campaign or go on with it", "campaign=demo campaign.seed=7"),
-        ("prefetch", "install the model server and fetch its weights, so that nothing needs a network later", "llm=vllm"),
+        ("prefetch", "install the model server and fetch its weights: after that no network", "llm=vllm"),
         ("serve", "start the model server and keep it until Ctrl-C", "llm=vllm"),
     ):
         command(name, text, example).add_argument("overrides", nargs="*", metavar="key=value")
@@ -86,17 +86,17 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--watch", action="store_true", help="repeat until the campaign is finished")
     show.add_argument("id", help="candidate id, its first digits, or its name")
 
-    check = command("check", "run every admission check on one program; exit 1 if it is refused", "my_mixer.py --class Mixer")
+    check = command("check", "run every admission check on one program; exit 1 if refused", "my_mixer.py")
     check.add_argument("file", help="Python file with a public torch.nn.Module")
-    check.add_argument("--class", dest="class_name", default=None, help="class to check (default: DeltaNet or the only one)")
+    check.add_argument("--class", dest="class_name", default=None, help="default: DeltaNet, or the only one")
     check.add_argument("--json", action="store_true", help="machine-readable")
     check.add_argument("overrides", nargs="*", metavar="key=value")
     check.epilog = f"{CHECKS}\n\n{check.epilog}"
     return parser
 
 
-CHECKS = """refused:  no contract (no class DeltaNet and more than one public module without --class), a future leak shown by
-          a witness, mixing of batch rows, non-finite outputs or gradients, parameters or state hidden from the
+CHECKS = """refused:  no contract (no class DeltaNet and more than one public module without --class), a future leak
+          shown by a witness, mixing of batch rows, non-finite outputs or gradients, parameters or state hidden from the
           optimiser, cost growing faster than admission.max_cost_exponent
 marked:   causality not decided, dependence on sequence length, unused parameters, a loop over tokens, parameters
           that cannot be matched to the reference"""

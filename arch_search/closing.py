@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from arch_search.campaign import Campaign
 from arch_search.errors import ReplyError
 from arch_search.generation import admitted, packs_of, read_tries, shard_of
 from arch_search.protocols import ModelClient
-from cognition_db.experience import archive
+from cognition_db.experience import archive, fsck
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import read_json, write_atomic
 from cognition_db.experience.merge import MergeReport, merge
@@ -69,11 +70,18 @@ def close_generation(
     drawn = _lessons(campaign, number, contents, model, reference_id) if number else ()
     contents = replace(contents, lessons=(*earlier.lessons, *drawn))
     archive.write_archive(campaign.paths.archive, contents)
-    digest = archive.contents_sha256(contents)
+    for one in evaluations:
+        campaign.journal.append(fsck.ACKNOWLEDGED, fsck.acknowledgement(one, generation=number))
+    digest = archive_sha256(campaign)
     campaign.journal.append("generation-closed", {"generation": number, "archive_sha256": digest})
     trained = sum(one.ending == "finished" for one in evaluations)
     say(f"gen {number}: closed: {len(admitted(tries))} candidates, {trained} of {len(evaluations)} trainings finished")
     return contents
+
+
+def archive_sha256(campaign: Campaign) -> str:
+    """Hash of the archive file; equal contents give equal bytes."""
+    return hashlib.sha256(campaign.paths.archive.read_bytes()).hexdigest()
 
 
 def archive_without(contents: ArchiveContents, number: int) -> ArchiveContents:
@@ -97,21 +105,14 @@ def _lessons(
     client: ModelClient | None,
     reference_id: str,
 ) -> tuple[Lesson, ...]:
-    selection = campaign.config.selection
-    plain = computed.lessons_of(
-        contents, generation=number, reference_id=reference_id, metric=selection.metric, confidence=selection.confidence
-    )
-    by_id = {candidate.id: candidate for candidate in contents.candidates}
+    mine = [candidate for candidate in contents.candidates if candidate.generation == number]
     with ThreadPoolExecutor(max_workers=campaign.config.llm.parallel_requests) as pool:
-        return tuple(
-            pool.map(lambda one: _worded(campaign, number, one, by_id[one.candidate_id], contents, client, reference_id), plain)
-        )
+        return tuple(pool.map(lambda one: _lesson(campaign, number, one, contents, client, reference_id), mine))
 
 
-def _worded(
+def _lesson(
     campaign: Campaign,
     number: int,
-    lesson: Lesson,
     candidate: Candidate,
     contents: ArchiveContents,
     client: ModelClient | None,
@@ -121,15 +122,18 @@ def _worded(
     file = campaign.generation(number).lesson(candidate.id)
     if file.exists():
         return from_json(Lesson, read_json(file))
-    roles = campaign.config.roles
+    roles, selection = campaign.config.roles, campaign.config.selection
+    lesson = computed.computed_lesson(
+        contents, candidate, reference_id=reference_id, metric=selection.metric, confidence=selection.confidence
+    )
     if client is not None and candidate.arm == "evolve":
         key = f"g{number:04d}/{candidate.id}"
         numbers = computed.numbers_for_analyst(
             contents,
             candidate,
             reference_id=reference_id,
-            metric=campaign.config.selection.metric,
-            confidence=campaign.config.selection.confidence,
+            metric=selection.metric,
+            confidence=selection.confidence,
         )
         if roles.analyst_enabled:
             lesson = _with_text(lesson, candidate, numbers, client, f"{key}/analyst", campaign)
@@ -168,5 +172,3 @@ def _with_score(lesson: Lesson, candidate: Candidate, client: ModelClient, key: 
     except ReplyError:
         return lesson
     return replace(lesson, judge_score=opinion.score)
-
-

@@ -65,7 +65,9 @@ class Dispatcher:
         """State of every unit of the current round, as of the last `advance`."""
         return dict(self._states)
 
-    def advance(self, number: int, candidates: Sequence[Candidate], *, target_parameters: int, step_s: float | None) -> bool:
+    def advance(
+        self, number: int, candidates: Sequence[Candidate], *, target_parameters: int, step_s: float | None
+    ) -> bool:
         """Submit what is due and look after what runs; True when every unit of the generation has its shard."""
         paths = self._campaign.generation(number)
         missing = self._without_shard(number, candidates, attempt=1)

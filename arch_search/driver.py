@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +15,7 @@ from arch_search.campaign import Campaign
 from arch_search.closing import close_generation, merge_generation
 from arch_search.dispatch import Dispatcher, make_launcher
 from arch_search.errors import CampaignError
-from arch_search.generation import admitted, open_slots, read_tries
+from arch_search.generation import admitted, open_slots, read_tries, slot_plans
 from arch_search.proposing import Proposer
 from arch_search.protocols import ModelClient
 from arch_search.reporting import write_campaign_report
@@ -28,10 +25,6 @@ from arch_search.training import data
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import Candidate
 from slurm.errors import UnavailableError
-
-
-_START_GRACE_S = 5.0
-
 
 @dataclass(frozen=True, slots=True)
 class Tick:
@@ -53,8 +46,7 @@ class Driver:
         self.activity = "starting"
         self.on_change: Callable[[], None] = lambda: None
         self._client: ModelClient | None = None
-        self._serving: Future[Endpoint] | None = None
-        self._restarting = threading.Lock()
+        self._serving: server.ServerProcess | None = None
         data.prepare(campaign.config.data, campaign.paths.data)
 
     # ---- the loop
@@ -73,8 +65,8 @@ class Driver:
         if self.campaign.is_finished():
             write_campaign_report(self.campaign, self.call_log)
             return Tick(finished=True)
-        if number == 0 and self._asks_model():
-            self._launch_server()  # it loads while the baselines train
+        if number == 0 and self._asks_model() and self.campaign.config.llm.kind != "recorded":
+            self._launched()  # it loads while the baselines are checked and trained
         contents = self.campaign.contents()
         if open_slots(number, read_tries(self.campaign.generation(number)), self.campaign.config):
             self._propose(number, contents)
@@ -148,7 +140,7 @@ class Driver:
                 for verdict in one.verdicts
                 if verdict.refuses
             ]
-            raise CampaignError(f"the reference was refused ({'; '.join(reasons)}); loosen admission.* or change the stage")
+            raise CampaignError(f"the reference was refused ({'; '.join(reasons)}); loosen admission.* or the stage")
         return found
 
     def _reference_or_none(self) -> Candidate | None:
@@ -170,55 +162,33 @@ class Driver:
             if llm.kind == "recorded":
                 self._client = RecordedClient(Path(llm.recording or ""), self.call_log)
             else:
-                endpoint = self._endpoint()
+                endpoint = server.wait_ready(self._launched(), llm, say=self._say, pump=self._pump)
                 self._client = OpenAiClient(endpoint, llm=llm, log=self.call_log, on_down=self._restarted_server)
         return self._client
 
     def stop_server(self) -> None:
         """Stop the server this campaign started; another's server (llm=endpoint) is left alone."""
         if self.campaign.config.llm.kind == "vllm":
-            if self._serving is not None:
-                wait([self._serving], timeout=_START_GRACE_S)  # a server just being started gets on record first
             server.stop(self.campaign.paths.endpoint)
         self._client = self._serving = None
 
     def _asks_model(self) -> bool:
-        slots = self.campaign.config.campaign.slots
-        return any((slots.grammar_edit, slots.grammar_program, slots.toolbox_program, slots.method_splice, slots.whole_module))
+        return any(plan.arm == "evolve" for plan in slot_plans(self.campaign.config))
 
-    def _endpoint(self) -> Endpoint:
-        llm = self.campaign.config.llm
-        if llm.kind == "endpoint":
-            return server.external_endpoint(llm, dict(os.environ))
-        self._launch_server()
-        assert self._serving is not None
-        while not wait([self._serving], timeout=1.0).done:
-            self._pump()
-        return self._serving.result()
-
-    def _launch_server(self) -> None:
-        """Start loading the server; returns at once."""
-        if self._serving is None and self.campaign.config.llm.kind == "vllm":
+    def _launched(self) -> server.ServerProcess:
+        """The server, loading or ready; started at the first call."""
+        if self._serving is None:
             paths = self.campaign.paths
-            self._serving = server.start_in_background(
+            self._serving = server.launch(
                 self.campaign.config.llm,
                 endpoint_file=paths.endpoint,
                 key_file=paths.endpoint_key,
                 log_file=paths.server_log,
                 say=self._say,
             )
+        return self._serving
 
     def _restarted_server(self) -> Endpoint | None:
-        """Called from the client's threads when the server is down; one of them starts it, the others wait for that."""
-        if self.campaign.config.llm.kind != "vllm":
-            return None
-        with self._restarting:
-            paths = self.campaign.paths
-            return server.start(
-                self.campaign.config.llm,
-                endpoint_file=paths.endpoint,
-                key_file=paths.endpoint_key,
-                log_file=paths.server_log,
-                say=self._say,
-            )
-
+        """Called by the client when the server is down."""
+        self._serving = None
+        return server.wait_ready(self._launched(), self.campaign.config.llm, say=self._say)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from arch_search.campaign import Campaign
-from arch_search.closing import merge_plan
+from arch_search.closing import archive_sha256, merge_plan
 from arch_search.generation import admitted, open_slots, packs_of, read_tries, rounds_of, shard_of
 from arch_search.paths import GenerationPaths
 from cognition_db.experience import archive, fsck
@@ -23,9 +23,9 @@ def check_campaign(campaign: Campaign) -> list[Problem]:
         contents = campaign.contents()
     except StoreError as error:
         return [Problem(where=str(campaign.paths.root), what=str(error))]
-    problems = list(fsck.check_records(contents))
-    problems += _acknowledged(campaign, journal.entries)
     closed = campaign.generations_closed()
+    problems = list(fsck.check_records(contents, journal.entries, closed_generation=closed - 1))
+    problems += _acknowledged(campaign, journal.entries)
     for number in range(closed):
         problems += _closed_generation(campaign, number, contents)
     if closed <= campaign.config.campaign.generations:
@@ -47,8 +47,7 @@ def _acknowledged(campaign: Campaign, entries: tuple[Entry, ...]) -> Iterator[Pr
     if numbers != list(range(len(numbers))):
         yield Problem(where=str(campaign.paths.journal), what=f"generations were closed in the order {numbers}")
     if closings:
-        digest = archive.contents_sha256(campaign.contents())
-        if digest != closings[-1].data["archive_sha256"]:
+        if archive_sha256(campaign) != closings[-1].data["archive_sha256"]:
             yield Problem(where=str(campaign.paths.archive), what="is not the archive the journal acknowledged")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -38,6 +37,7 @@ from cognition_db.records import (
 )
 
 FREE_RUNGS = frozenset({"toolbox_program", "method_splice", "whole_module"})
+_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
@@ -86,7 +86,12 @@ class Proposer:
     """
 
     def __init__(
-        self, campaign: Campaign, *, client: Callable[[], ModelClient], pump: Callable[[], None], say: Callable[[str], None]
+        self,
+        campaign: Campaign,
+        *,
+        client: Callable[[], ModelClient],
+        pump: Callable[[], None],
+        say: Callable[[str], None],
     ) -> None:
         self._campaign = campaign
         self._config = campaign.config
@@ -117,7 +122,8 @@ class Proposer:
     def _draw(
         self, number: int, plan: SlotPlan, attempt: int, contents: ArchiveContents, reference: Candidate | None
     ) -> Drawn:
-        seed = int(np.random.SeedSequence([self._config.campaign.seed, number, plan.slot, attempt]).generate_state(1)[0])
+        entropy = np.random.SeedSequence([self._config.campaign.seed, number, plan.slot, attempt])
+        seed = int(entropy.generate_state(1)[0])
         if plan.arm in ("baseline", "placebo"):
             return Drawn(plan, attempt, seed, reference, None)
         assert reference is not None, "generation 0 is filled before any other"
@@ -170,19 +176,18 @@ class Proposer:
                 return Written(drawn, mutation.mutate(drawn.parent, np.random.default_rng(drawn.seed)), None, None)
             return self._ask(number, drawn, drawn.assignment)
         except ProposalError as error:
-            return Written(drawn, None, None, Verdict(check="program", outcome="failed", reason=str(error), refuses=True))
+            return Written(drawn, None, None, _refusal("program", error))
 
     def _ask(self, number: int, drawn: Drawn, assignment: Assignment) -> Written:
         key = f"g{number:04d}/s{drawn.plan.slot:03d}/t{drawn.attempt}/researcher"
         try:
             reply = researcher.write(self._client(), assignment, key=key, sampling=self._config.roles.researcher)
         except ReplyError as error:
-            return Written(drawn, None, None, Verdict(check="reply", outcome="failed", reason=str(error), refuses=True))
+            return Written(drawn, None, None, _refusal("reply", error))
         try:
             return Written(drawn, rungs.program_from_reply(assignment, reply.text), reply, None)
         except ProposalError as error:
-            refusal = Verdict(check="program", outcome="failed", reason=str(error), refuses=True)
-            return Written(drawn, None, reply, refusal)
+            return Written(drawn, None, reply, _refusal("program", error))
 
     # ---- check
 
@@ -261,13 +266,15 @@ class Proposer:
             return tried
         known = Known.of(admitted(decided))
         same = known.normal_forms.get(_normal_form(candidate.program))
-        verdict = (
-            Verdict(check="duplicate", outcome="failed", reason=f"the same program as {same}", refuses=True)
-            if same
-            else runner.same_behaviour(
-                candidate.fingerprint, known.fingerprints, distance=self._config.admission.duplicate_distance, own_rung=True
+        if same:
+            verdict = Verdict(check="duplicate", outcome="failed", reason=f"the same program as {same}", refuses=True)
+        else:
+            verdict = runner.same_behaviour(
+                candidate.fingerprint,
+                known.fingerprints,
+                distance=self._config.admission.duplicate_distance,
+                own_rung=True,
             )
-        )
         if not verdict.refuses:
             return tried
         return SlotTry(proposal=tried.proposal, verdicts=(*tried.verdicts, verdict), candidate=None)
@@ -324,8 +331,7 @@ class Proposer:
             assert drawn.assignment is not None
             draft = rungs.program_from_reply(replace(drawn.assignment, rung="whole_module", method=""), reply.text)
         except (ReplyError, ProposalError) as error:
-            refusal = Verdict(check="repair", outcome="failed", reason=str(error), refuses=True)
-            return Written(drawn, None, written.reply, refusal, round_number)
+            return Written(drawn, None, written.reply, _refusal("repair", error), round_number)
         return Written(drawn, draft, reply, None, round_number)
 
     # ---- record
@@ -382,10 +388,8 @@ class Proposer:
 
     # ---- waiting
 
-    def _all(
-        self, pool: ThreadPoolExecutor, work: Callable[[Drawn], _Result] | Callable[[Written], _Result], items: Sequence[object]
-    ) -> list[_Result]:
-        futures = [pool.submit(work, item) for item in items]  # type: ignore[arg-type]
+    def _all(self, pool: ThreadPoolExecutor, work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+        futures = [pool.submit(work, item) for item in items]
         return [self._wait(future) for future in futures]
 
     def _wait(self, future: Future[_Result]) -> _Result:
@@ -417,10 +421,12 @@ def _fits(plan: SlotPlan, parent: Candidate) -> bool:
     return plan.rung in rungs.rungs_for(parent)
 
 
+def _refusal(check: str, error: Exception) -> Verdict:
+    return Verdict(check=check, outcome="failed", reason=str(error), refuses=True)
+
+
 def _normal_form(program: str) -> str:
     try:
         return fingerprint.normal_form(program)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ""  # admission's static check names what is wrong with it
-
-

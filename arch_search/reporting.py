@@ -6,11 +6,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from arch_search.agents.call_log import CallLog
 from arch_search.analysis.report import write_report
 from arch_search.analysis.statistics import Standing, standings
+from arch_search.analysis.status import best_so_far
 from arch_search.analysis.summary import ReportFacts, RoleCalls
 from arch_search.campaign import Campaign
 from arch_search.generation import REFERENCE_NAME, admitted, packs_of, read_tries, slot_plans
@@ -126,16 +127,16 @@ def progress_of(campaign: Campaign, driver: Driver) -> Progress:
     number = campaign.generations_closed()
     states = Counter(state.name.lower() for state in driver.dispatcher.states.values())
     contents = campaign.contents()
-    elapsed = time.time() - campaign.started_unix
+    left = seconds_left(campaign)
     return Progress(
         activity=driver.activity,
         generation=min(number, campaign.config.campaign.generations),
         generations=campaign.config.campaign.generations,
         units=", ".join(f"{count} {state}" for state, count in sorted(states.items())),
         model=model_speed(driver.call_log),
-        best=best_so_far(campaign, contents),
-        elapsed_s=elapsed,
-        left=time_left(campaign, elapsed),
+        best=best_in_words(best_so_far(ranking(campaign, contents)), campaign.config.selection.metric),
+        elapsed_s=time.time() - campaign.started_unix,
+        left="time left not known yet" if left is None else f"about {left / 60:.0f} min left",
     )
 
 
@@ -148,24 +149,23 @@ def model_speed(calls: CallLog) -> str:
     return f"{sum(one.count for one in totals)} replies, {tokens} tokens, {tokens / seconds:.1f} tokens/s in a request"
 
 
-def best_so_far(campaign: Campaign, contents: ArchiveContents) -> str:
-    """Best candidate that is no baseline, with the interval of its improvement over the reference."""
-    ranked = [one for one in ranking(campaign, contents) if one.arm not in ("baseline", "placebo") and one.n]
-    if not ranked:
+def best_in_words(best: dict[str, Any] | None, metric: str) -> str:
+    """The best program of the search and the interval of its improvement over the reference."""
+    if best is None:
         return "nothing measured yet"
-    best = ranked[0]
+    if best["low"] is None:
+        return f"{best['name']}: {best['improvement']:+.3f} {metric}, noise not known yet"
     return (
-        f"{best.name}: {campaign.config.selection.metric} {best.improvement:+.3f} over the reference "
-        f"[{best.low:+.3f}, {best.high:+.3f}], {best.verdict.replace('_', ' ')}"
+        f"{best['name']}: {metric} better by {best['improvement']:+.3f} than the reference "
+        f"[{best['low']:+.3f}, {best['high']:+.3f}]: {best['verdict'].replace('_', ' ')}"
     )
 
 
-def time_left(campaign: Campaign, elapsed_s: float) -> str:
-    """Estimate from the share of trainings done; says so while there is nothing to estimate from."""
-    done, planned = tasks_done(campaign), tasks_planned(campaign)
-    if not done:
-        return "time left not known yet"
-    return f"about {elapsed_s * (planned - done) / done / 60:.0f} min left ({done} of {planned} trainings)"
+def seconds_left(campaign: Campaign) -> float | None:
+    """Estimate from the share of trainings done; None while there is nothing to estimate from."""
+    done = tasks_done(campaign)
+    elapsed_s = time.time() - campaign.started_unix
+    return elapsed_s * max(0, tasks_planned(campaign) - done) / done if done and not campaign.is_finished() else None
 
 
 def tasks_planned(campaign: Campaign) -> int:
@@ -196,4 +196,3 @@ def _open_evaluations(campaign: Campaign, number: int) -> Iterator[Evaluation]:
 
 def _last_write(campaign: Campaign) -> float:
     return campaign.paths.journal.stat().st_mtime
-

@@ -86,7 +86,7 @@ def _consistent(config: Config) -> Config:
     if campaign.reference_seeds < campaign.seeds_per_candidate:
         raise ConfigError(
             f"campaign.reference_seeds={campaign.reference_seeds} is less than "
-            f"campaign.seeds_per_candidate={campaign.seeds_per_candidate}; candidates are paired with the reference's seeds"
+            f"campaign.seeds_per_candidate={campaign.seeds_per_candidate}; candidates are paired with its seeds"
         )
     for name, d_model, n_heads in (
         ("stage", stage.d_model, stage.n_heads),
@@ -110,7 +110,7 @@ def _groups() -> dict[str, list[str]]:
 def _check_form(override: str, groups: dict[str, list[str]]) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"{override!r} is not a setting; write key=value, for example campaign=demo or stage.steps=200")
+        raise ConfigError(f"{override!r} is not a setting; write key=value, as campaign=demo or stage.steps=200")
     if key in groups and value not in groups[key]:
         near = difflib.get_close_matches(value, groups[key], n=3, cutoff=0.4)
         hint = f"nearest: {', '.join(near)}; " if near else ""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
@@ -186,9 +185,13 @@ class Lesson:
     reply_sha256: str = ""
 
 
-@cache
-def _adapter(kind: type[Record]) -> TypeAdapter[Record]:
-    return TypeAdapter(kind)
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
+
+
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
 
 
 def to_json(record: object) -> Any:
@@ -198,7 +201,8 @@ def to_json(record: object) -> Any:
 
 def from_json(kind: type[Record], data: Any) -> Record:
     """The record of `kind` that `data` describes; raises pydantic.ValidationError on any mismatch."""
-    return _adapter(kind).validate_python(data)
+    record: Record = _adapter(kind).validate_python(data)
+    return record
 
 
 def canonical_json(data: Any) -> str:

@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# tokens in a chunk: on a CPU 32 is the fastest of 16, 32 and 64 for every operator or within a tenth of it
+CHUNK = 32
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:

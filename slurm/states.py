@@ -75,6 +75,7 @@ _NEVER = (
     (r"JobHeldAdmin", "held by an administrator: ask the site"),
     (r"JobHoldMaxRequeue", "requeued too often: look for broken nodes, then scontrol release <job>"),
     (r"launch[ _]failed[ _]requeued[ _]held", "its launch failed: look for broken nodes, then scontrol release <job>"),
+    (r"requeued in held state", "requeued and held: scontrol release <job> lets it start"),
     (r"DependencyNeverSatisfied", "waits for a job that failed: cancel it"),
     (r"BadConstraints", "no node has what slurm.constraint asks for"),
     (r"InvalidAccount|AccountNotAllowed", "set slurm.account to one of: sacctmgr show associations user=$USER"),

@@ -19,7 +19,7 @@ _MAX_STAGE_ELEMENTS = 2**18
 
 
 def check_outputs(subject: Subject, lengths: Sequence[int]) -> tuple[Verdict, ...]:
-    """Verdict `outputs`: [B, T, D] to [B, T, D], finite, at every length, in both modes; raises what the program does."""
+    """Verdict `outputs`: [B, T, D] to [B, T, D], finite, at every length and in both modes."""
     for train in (False, True):
         module = subject.build().train(train)
         for T in sorted(set(lengths)):

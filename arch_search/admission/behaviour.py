@@ -63,9 +63,9 @@ def _in_order_of_use(module: nn.Module, x: Tensor) -> list[nn.Parameter]:
     return met + [parameter for key, parameter in by_id.items() if key not in set(uses.order)]
 
 
-class _FirstUses(TorchDispatchMode):
+class _FirstUses(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, wanted: Iterable[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._wanted = set(wanted)
         self.order: list[int] = []
 

@@ -161,7 +161,7 @@ class _Counting(io.TextIOBase):
 @contextmanager
 def _counted_output() -> Iterator[None]:
     outer = sys.stdout
-    sys.stdout = _Counting(outer)  # type: ignore[arg-type, assignment]
+    sys.stdout = _Counting(outer)  # type: ignore[arg-type]
     try:
         yield
     finally:

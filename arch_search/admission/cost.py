@@ -1,13 +1,13 @@
 """Growth of cost with length: what one forward pass computes, counted operator by operator.
 
-FlopCounterMode sees neither elementwise work nor attention on a CPU, so the sizes of all outputs are summed instead.
+FlopCounterMode sees neither elementwise work nor attention on a CPU, so the sizes of what operators touch are summed.
 The exponent is that of the last doubling: a fit over many lengths hides a small quadratic term.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,15 +20,18 @@ from torch.utils._pytree import tree_iter
 from arch_search.admission.subject import Subject, call, draw
 from cognition_db.records import Verdict
 
+# they touch no more than the part that is picked or put
+_PARTIAL = ("index", "gather", "scatter", "embedding", "take", "masked_select", "put")
 _LENGTHS = (512, 1024, 2048)
 # below it the first doubling already shows linear growth, and the second is not computed
 _CLEARLY_LINEAR = 1.03
-_OPERATORS_PER_TOKEN = 1.5
+# chunks of 16 need about two, a loop over tokens at least five
+_OPERATORS_PER_TOKEN = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """Of one forward pass: elements of all operator outputs, elements of the largest, number of operators."""
+    """Of one forward pass: elements that its operators touch, elements of the largest output, number of operators."""
 
     elements: int
     largest: int
@@ -83,14 +86,14 @@ def _work(subject: Subject, module: torch.nn.Module, T: int) -> Work:
     return Work(elements=counter.elements, largest=counter.largest, operators=counter.operators)
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.elements = self.largest = self.operators = 0
 
     def __torch_dispatch__(
         self,
-        func: Callable[..., Any],
+        func: Any,
         types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
@@ -98,10 +101,11 @@ class _Counter(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         self.operators += 1
         if not _is_view(func):
-            for tensor in tree_iter(result):
-                if isinstance(tensor, Tensor):
-                    self.elements += tensor.numel()
-                    self.largest = max(self.largest, tensor.numel())
+            outputs = [tensor.numel() for tensor in tree_iter(result) if isinstance(tensor, Tensor)]
+            sizes = outputs + [tensor.numel() for tensor in tree_iter(args) if isinstance(tensor, Tensor)]
+            partial = func._schema.name.removeprefix("aten::").startswith(_PARTIAL)
+            self.elements += (min if partial else max)(sizes, default=0)
+            self.largest = max([self.largest, *outputs])
         return result
 
 

@@ -15,13 +15,14 @@ from cognition_db.records import Verdict
 
 DEFAULT_CLASS = "DeltaNet"
 
-_UNWANTED_MODULES = frozenset(
-    "asyncio atexit builtins code concurrent ctypes faulthandler fcntl ftplib gc glob http importlib inspect io marshal "
-    "mmap multiprocessing os pathlib pickle pkgutil platform pty requests resource runpy shelve shutil signal site "
-    "smtplib socket socketserver sqlite3 ssl subprocess sys sysconfig tempfile threading traceback urllib weakref "
-    "webbrowser xml zipfile".split()
-)
-_UNWANTED_CALLS = frozenset({"__import__", "compile", "eval", "exec", "input", "open"})
+_UNWANTED_MODULES = {
+    "asyncio", "atexit", "builtins", "code", "concurrent", "ctypes", "faulthandler", "fcntl", "ftplib", "gc",
+    "glob", "http", "importlib", "inspect", "io", "marshal", "mmap", "multiprocessing", "os", "pathlib", "pickle",
+    "pkgutil", "platform", "pty", "requests", "resource", "runpy", "shelve", "shutil", "signal", "site", "smtplib",
+    "socket", "socketserver", "sqlite3", "ssl", "subprocess", "sys", "sysconfig", "tempfile", "threading",
+    "traceback", "urllib", "weakref", "webbrowser", "xml", "zipfile",
+}  # fmt: skip
+_UNWANTED_CALLS = {"__import__", "compile", "eval", "exec", "input", "open"}
 _LENGTH_NAME = re.compile(r"^(T|L|T_len|seq|seqlen|seq_len|seq_length|sequence_length|length|n_tokens|num_tokens)$")
 
 

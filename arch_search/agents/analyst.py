@@ -21,14 +21,16 @@ _IN_WORDS: dict[Outcome, str] = {
     "within_noise": "WITHIN THE NOISE of the reference: neither better nor worse can be said",
     "not_measured": "NOT MEASURED: the training did not finish, nothing can be said about its quality",
 }
+# "to improve" is advice, no claim about the result
 _BETTER = re.compile(
-    r"\b(better|improv\w*|outperform\w*|beneficial|benefits?|gains?|gained|superior|effective(?:ly)?|enhanc\w*"
+    r"(?<!\bto )\b(better|improv\w*|outperform\w*|beneficial|benefits?|gains?|gained|superior|effective(?:ly)?|enhanc\w*"
     r"|boost\w*|helps?|helped|succe\w+)\b"
 )
 _WORSE = re.compile(
     r"\b(worse\w*|degrad\w*|harm\w*|hurts?|inferior|underperform\w*|detriment\w*|ineffective|deteriorat\w*)\b"
 )
-_NEGATED = re.compile(r"(?:\b(?:not|no|never|nor|neither|without|cannot|hardly|fail\w*)\b|n't)(?:\W+\w+){0,4}\W*$")
+_NEGATED = re.compile(r"(?:\b(?:not|no|never|nor|neither|without|cannot|hardly|fail\w*)\b|n't)[^.;:]*$")
+_NEGATED_AFTER = re.compile(r"\W+(?:is|was|are|were|does|did|has|have) not\b")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _FEWEST_WORDS = 4
 
@@ -89,4 +91,7 @@ def contradiction(text: str, *, outcome: Outcome, given: str, fewest_words: int 
 def _claims(text: str, pattern: re.Pattern[str]) -> bool:
     """Whether the text asserts what the pattern names, not counting what it denies."""
     lowered = text.lower()
-    return any(not _NEGATED.search(lowered[: match.start()]) for match in pattern.finditer(lowered))
+    return any(
+        not _NEGATED.search(lowered[: match.start()]) and not _NEGATED_AFTER.match(lowered[match.end() :])
+        for match in pattern.finditer(lowered)
+    )

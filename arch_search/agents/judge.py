@@ -55,8 +55,6 @@ def score(client: ModelClient, *, program: str, motivation: str, key: str, sampl
 
 
 def _shown(program: str) -> str:
-    """The code without comments and the header: shorter, and alike at its start for the server's prefix cache."""
-    tree = ast.parse(program)
-    if ast.get_docstring(tree) is not None:
-        tree.body = tree.body[1:]
-    return ast.unparse(tree)[-_MAX_PROGRAM_CHARACTERS:]
+    """The classes without comments: short, and alike at the start for the prefix cache of the server."""
+    classes = [node for node in ast.parse(program).body if isinstance(node, ast.ClassDef)]
+    return "\n\n".join(ast.unparse(node) for node in classes)[:_MAX_PROGRAM_CHARACTERS]

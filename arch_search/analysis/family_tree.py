@@ -95,7 +95,9 @@ def _tree_edge(parent: tuple[float, float], child: tuple[float, float]) -> Marku
     x1, y1, x2, y2 = parent[0] + _BOX_WIDTH, parent[1] + _BOX_HEIGHT / 2, child[0], child[1] + _BOX_HEIGHT / 2
     bend = (x2 - x1) / 2
     path = f"M{x1:.1f} {y1:.1f}C{x1 + bend:.1f} {y1:.1f} {x2 - bend:.1f} {y2:.1f} {x2:.1f} {y2:.1f}"
-    return svg.element("path", d=path, fill="none", stroke="#b5bfca", stroke_width=1.3)
+    # a line that passes whole generations runs behind their boxes and stays faint
+    stroke = "#a9b4c0" if x2 - x1 < _BOX_WIDTH else "#dfe4ea"
+    return svg.element("path", d=path, fill="none", stroke=stroke, stroke_width=1.3)
 
 
 def _tree_box(

@@ -24,6 +24,14 @@ _FOREST_ROWS = 24  # programs of the search in the interval figure; all are in t
 _FOREST_PLACEBOS = 5
 _PROGRAMS = 10
 _PROGRAM_CHARACTERS = 40_000
+_COLOURS = {
+    "better": figures.BETTER,
+    "worse": figures.WORSE,
+    "within_noise": figures.NEUTRAL,
+    "placebo": figures.PLACEBO,
+    "baseline": figures.BASELINE,
+    "reference": figures.REFERENCE,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +94,7 @@ def render(contents: ArchiveContents, *, facts: ReportFacts) -> str:
             curves=figures.learning_curves(
                 figures.mean_curves(contents.evaluations), rows, reference_id=facts.reference_id
             ),
-            tree=family_tree(
-                contents.candidates, rows, reference_id=facts.reference_id, noise_half_width=half_width
-            ),
+            tree=family_tree(contents.candidates, rows, reference_id=facts.reference_id, noise_half_width=half_width),
             groups=_groups(contents, rows, noise, facts.confidence),
             refusals=failures.refusals(contents.tries),
             endings=failures.endings(contents.evaluations),
@@ -98,12 +104,9 @@ def render(contents: ArchiveContents, *, facts: ReportFacts) -> str:
             settings=flat_settings(facts.config),
             started=_moment(facts.started_unix),
             finished=_moment(facts.finished_unix),
-            colours={
-                "better": figures.BETTER, "worse": figures.WORSE, "within_noise": figures.NEUTRAL,
-                "placebo": figures.PLACEBO, "baseline": figures.BASELINE, "reference": figures.REFERENCE,
-            },
+            colours=_COLOURS,
         )
-    )  # fmt: skip
+    )
 
 
 def leaderboard(contents: ArchiveContents, rows: Sequence[Standing], reference_id: str) -> tuple[LeaderboardRow, ...]:

@@ -47,7 +47,11 @@ def run(options: argparse.Namespace) -> int:
             ).verdicts
     refused = any(verdict.refuses for verdict in verdicts)
     if options.json:
-        print(json.dumps({"file": str(file), "refused": refused, "verdicts": [to_json(one) for one in verdicts]}, indent=1))
+        print(
+            json.dumps(
+                {"file": str(file), "refused": refused, "verdicts": [to_json(one) for one in verdicts]}, indent=1
+            )
+        )
     else:
         _print(file, verdicts, refused)
     return 1 if refused else 0

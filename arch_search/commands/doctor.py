@@ -58,7 +58,11 @@ def examine(llm: Llm) -> Iterator[Finding]:
     ready = environment.is_complete(llm)
     yield Finding("vllm", not reason, reason or ("installed" if ready else "can be installed: arch-search prefetch"))
     yield _slurm()
-    for extra, what in (("lm_eval", "benchmarks"), ("fla", "flash-linear-attention layers"), ("triton", "fast kernels")):
+    for extra, what in (
+        ("lm_eval", "benchmarks"),
+        ("fla", "flash-linear-attention layers"),
+        ("triton", "fast kernels"),
+    ):
         there = importlib.util.find_spec(extra) is not None
         yield Finding(extra, there, "installed" if there else f"not installed: no {what} (an extra)")
 
@@ -82,7 +86,7 @@ def _shadowed() -> Finding:
         spec = importlib.util.find_spec(name)
         origin = Path(spec.origin).resolve() if spec and spec.origin else None
         if origin is None or origin.parents[1] != root:
-            return Finding("names", False, f"a foreign package {name} ({origin}) hides ours; install in an environment of its own")
+            return Finding("names", False, f"a foreign package {name} ({origin}) hides ours; use an own environment")
     return Finding("names", True, "no foreign package hides kernels, slurm, cognition_db or hydra_conf")
 
 
@@ -97,8 +101,12 @@ def _slurm() -> Finding:
     if not site.is_available():
         return Finding("slurm", False, "no sbatch, squeue or running controller here; slurm=local runs on this machine")
     limits = site.read_limits()
-    return Finding("slurm", True, f"version {limits.version}, arrays up to {limits.max_array_size}, "
-                                  f"accounting {'on' if limits.accounting else 'off'}")
+    return Finding(
+        "slurm",
+        True,
+        f"version {limits.version}, arrays up to {limits.max_array_size}, "
+        f"accounting {'on' if limits.accounting else 'off'}",
+    )
 
 
 def _disk_gb() -> float:

@@ -14,6 +14,6 @@ def run(options: argparse.Namespace) -> int:
         print(f"llm={llm.kind} needs nothing to be fetched")
         return 0
     python = environment.ensure_environment(llm, say=print)
-    folder = weights.find_weights(llm, python=python, say=print)
+    folder = weights.find_weights(llm, say=print)
     print(f"model server: {python.parents[1]}; weights: {folder}")
     return 0

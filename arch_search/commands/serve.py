@@ -25,8 +25,10 @@ def run(options: argparse.Namespace) -> int:
             llm, endpoint_file=endpoint_file, key_file=key_file, log_file=folder / "server.log", say=print
         )
         print(f"serving {endpoint.model} at {endpoint.base_url}, key in {key_file}; Ctrl-C stops it")
-        print(f'use it: ARCH_SEARCH_LLM_KEY=$(cat "{key_file}") arch-search run llm=endpoint '
-              f"llm.base_url={endpoint.base_url} llm.model={endpoint.model}")
+        print(
+            f'use it: ARCH_SEARCH_LLM_KEY=$(cat "{key_file}") arch-search run llm=endpoint '
+            f"llm.base_url={endpoint.base_url} llm.model={endpoint.model}"
+        )
         while server.probe(endpoint, limit_s=llm.request_limit_s):
             time.sleep(_PROBE_EVERY_S)
     except KeyboardInterrupt:

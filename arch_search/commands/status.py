@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from arch_search.agents.call_log import CallLog
+from arch_search.analysis.status import status_values
 from arch_search.campaign import Campaign, open_campaign
 from arch_search.generation import admitted, packs_of, read_tries, shard_of
-from arch_search.reporting import best_so_far, everything_so_far, model_speed, tasks_done, tasks_planned
+from arch_search.reporting import (
+    best_in_words,
+    everything_so_far,
+    ranking,
+    role_calls,
+    seconds_left,
+    tasks_done,
+    tasks_planned,
+)
 
 _WATCH_EVERY_S = 5
 
@@ -32,21 +41,28 @@ def status(campaign: Campaign) -> dict[str, Any]:
     """Where the campaign stands, as JSON values; the keys are part of the command's contract."""
     number = campaign.generations_closed()
     contents = everything_so_far(campaign)
-    tries = contents.tries
+    config = campaign.config
+    done, planned = tasks_done(campaign), tasks_planned(campaign)
     return {
-        "campaign": campaign.config.campaign.name,
         "dir": str(campaign.paths.root),
-        "finished": campaign.is_finished(),
-        "generation": min(number, campaign.config.campaign.generations),
-        "generations": campaign.config.campaign.generations,
-        "proposed": len(tries),
-        "admitted": sum(one.candidate is not None for one in tries),
-        "trainings_done": tasks_done(campaign),
-        "trainings_planned": tasks_planned(campaign),
+        **status_values(
+            campaign=config.campaign.name,
+            uuid=campaign.uuid,
+            generation=min(number, config.campaign.generations),
+            generations_total=config.campaign.generations,
+            finished=campaign.is_finished(),
+            tasks_by_state=_units(campaign, number),
+            standings=ranking(campaign, contents),
+            calls=role_calls(CallLog(campaign.paths.calls, campaign.paths.text)),
+            metric=config.selection.metric,
+            confidence=config.selection.confidence,
+            seconds_left=seconds_left(campaign),
+        ),
+        "proposed": len(contents.tries),
+        "admitted": sum(one.candidate is not None for one in contents.tries),
+        "trainings_done": done,
+        "trainings_planned": planned,
         "trainings_failed": sum(one.ending != "finished" for one in contents.evaluations),
-        "units": _units(campaign, number),
-        "best": best_so_far(campaign, contents),
-        "model": model_speed(CallLog(campaign.paths.calls, campaign.paths.text)),
         "report": str(campaign.paths.report) if campaign.paths.report.exists() else None,
     }
 
@@ -63,15 +79,16 @@ def _units(campaign: Campaign, number: int) -> dict[str, int]:
 
 
 def _text(facts: dict[str, Any]) -> str:
-    units = ", ".join(f"{count} {state}" for state, count in facts["units"].items()) or "none"
+    units = ", ".join(f"{count} {state}" for state, count in facts["tasks"].items()) or "none"
+    tokens = facts["tokens"]
     return "\n".join(
         (
             f"campaign    {facts['campaign']} in {facts['dir']}{' (finished)' if facts['finished'] else ''}",
-            f"generation  {facts['generation']} of {facts['generations']}; units: {units}",
+            f"generation  {facts['generation']} of {facts['generations_total']}; units: {units}",
             f"proposed    {facts['proposed']}, admitted {facts['admitted']}",
-            f"trainings   {facts['trainings_done']} of {facts['trainings_planned']}, {facts['trainings_failed']} failed",
-            f"best        {facts['best']}",
-            f"model       {facts['model']}",
+            f"trainings   {facts['trainings_done']} of {facts['trainings_planned']}; {facts['trainings_failed']} failed",
+            f"best        {best_in_words(facts['best'], facts['metric'])}",
+            f"model       {tokens['calls']} replies, {tokens['reply']} tokens",
             *([f"report      {facts['report']}"] if facts["report"] else []),
         )
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.common import Result, first_state, from_chunks, later_mask, read_out_scale, to_chunks
+from kernels.common import CHUNK, Result, first_state, from_chunks, later_mask, read_out_scale, to_chunks
 
 
 def delta_rule_chunk(
-    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, *, scale: float | None = None, chunk: int = 64
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, *, scale: float | None = None, chunk: int = CHUNK
 ) -> Tensor:
     """Output [B, T, H, V] of `delta_rule_naive`; `chunk` changes time and memory only."""
     return delta_rule_chunk_with_state(q, k, v, beta, scale=scale, chunk=chunk).output
@@ -22,7 +22,7 @@ def delta_rule_chunk_with_state(
     beta: Tensor,
     *,
     scale: float | None = None,
-    chunk: int = 64,
+    chunk: int = CHUNK,
     initial_state: Tensor | None = None,
 ) -> Result:
     """As `delta_rule_naive`.

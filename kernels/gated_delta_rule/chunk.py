@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.common import Result, decay_within, first_state, from_chunks, later_mask, read_out_scale, to_chunks
+from kernels.common import CHUNK, Result, decay_within, first_state, from_chunks, later_mask, read_out_scale, to_chunks
 
 
 def gated_delta_rule_chunk(
@@ -16,7 +16,7 @@ def gated_delta_rule_chunk(
     log_g: Tensor,
     *,
     scale: float | None = None,
-    chunk: int = 64,
+    chunk: int = CHUNK,
 ) -> Tensor:
     """Output [B, T, H, V] of `gated_delta_rule_naive`; `chunk` changes time and memory only."""
     return gated_delta_rule_chunk_with_state(q, k, v, beta, log_g, scale=scale, chunk=chunk).output
@@ -30,7 +30,7 @@ def gated_delta_rule_chunk_with_state(
     log_g: Tensor,
     *,
     scale: float | None = None,
-    chunk: int = 64,
+    chunk: int = CHUNK,
     initial_state: Tensor | None = None,
 ) -> Result:
     """As `gated_delta_rule_naive`.

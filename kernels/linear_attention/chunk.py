@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kernels.common import Result, carried_state, first_state, from_chunks, later_mask, read_out_scale, to_chunks
+from kernels.common import CHUNK, Result, carried_state, first_state, from_chunks, later_mask, read_out_scale, to_chunks
 
 
-def linear_attention_chunk(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, chunk: int = 64) -> Tensor:
+def linear_attention_chunk(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, chunk: int = CHUNK
+) -> Tensor:
     """Output [B, T, H, V] of `linear_attention_naive`; `chunk` changes time and memory only."""
     return linear_attention_chunk_with_state(q, k, v, scale=scale, chunk=chunk).output
 
@@ -18,7 +20,7 @@ def linear_attention_chunk_with_state(
     v: Tensor,
     *,
     scale: float | None = None,
-    chunk: int = 64,
+    chunk: int = CHUNK,
     initial_state: Tensor | None = None,
 ) -> Result:
     """As `linear_attention_naive`."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kernels.common import Result, state_dtype
+from kernels.common import CHUNK, Result, state_dtype
 from kernels.gated_linear_attention.chunk import gated_linear_attention_chunk_with_state
 
 
-def ssd_chunk(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, *, chunk: int = 64) -> Tensor:
+def ssd_chunk(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, *, chunk: int = CHUNK) -> Tensor:
     """Output [B, T, H, P] of `ssd_naive`; `chunk` changes time and memory only."""
     return ssd_chunk_with_state(x, dt, a, b, c, chunk=chunk).output
 
@@ -20,7 +20,7 @@ def ssd_chunk_with_state(
     b: Tensor,
     c: Tensor,
     *,
-    chunk: int = 64,
+    chunk: int = CHUNK,
     initial_state: Tensor | None = None,
 ) -> Result:
     """As `ssd_naive`. Source: arXiv 2405.21060, section 6 (block decomposition)."""

@@ -116,7 +116,7 @@ def test_programs_beyond_noise_stand_above_the_line(invent, facts_of):
     rows = standings(contents, reference_id=contents.candidates[0].id, metric="recall_accuracy", confidence=0.95)
     lines = leaderboard(contents, rows, contents.candidates[0].id)
     cut = next(line.rank for line in lines if line.ends_noise)
-    assert all(line.standing.verdict == "better" for line in lines[:cut] if not line.standing.arm == "baseline")
+    assert all(line.standing.verdict == "better" for line in lines[:cut] if line.standing.arm != "baseline")
     assert all(line.standing.verdict != "better" for line in lines[cut:])
     assert "noise ends here" in render(contents, facts=facts_of(contents))
 

@@ -14,11 +14,11 @@ RECORDING = Path(__file__).parents[1] / "data" / "recorded_replies.jsonl"
 SMALL = ("campaign=smoke", "slurm=inline", "llm=recorded", f"llm.recording={RECORDING}")
 
 
-def arch_search(*arguments: str, cwd: Path, limit_s: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
+def arch_search(*arguments: str, cwd: Path, limit_s: float = 600) -> subprocess.CompletedProcess[str]:
     """Run the program as a user does, in `cwd`."""
     return subprocess.run(
         [sys.executable, "-m", "arch_search.cli", *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=limit_s, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        cwd=cwd, capture_output=True, text=True, timeout=limit_s, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def test_an_unfinished_campaign_is_continued_and_a_finished_one_gets_the_next_nu
 
 def test_other_settings_on_an_unfinished_campaign_are_refused_by_name(tmp_path: Path) -> None:
     _start(tmp_path).journal.close()
-    with pytest.raises(ConfigError, match="campaign.seed: 20261120 there, 7 here"):
+    with pytest.raises(ConfigError, match=r"campaign\.seed: 20261120 there, 7 here"):
         _start(tmp_path, "campaign.seed=7")
 
 

@@ -27,7 +27,6 @@ def test_help_imports_neither_torch_nor_hydra() -> None:
 
 
 def test_help_answers_in_under_half_a_second_of_cpu_time() -> None:
-
     usage = subprocess.run(
         [sys.executable, "-c", "import resource,runpy,sys; sys.argv=['arch-search','--help']\n"
          "try: runpy.run_module('arch_search.cli', run_name='__main__')\n"

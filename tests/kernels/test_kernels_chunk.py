@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -29,7 +30,8 @@ from kernels.ssd.chunk import ssd_chunk, ssd_chunk_with_state
 from kernels.ssd.naive import ssd_naive
 
 B, H, K, V = 2, 3, 8, 5
-LENGTHS = [1, 63, 64, 65, 130]  # below, at and beside the chunk of 64
+CHUNK = 64
+LENGTHS = [1, 63, 64, 65, 130]  # below, at and beside the chunk
 # both sides sum the same products in another order: some 1e3 roundings of 1e-7 (float32) or 1e-16 (float64)
 TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-11}
 
@@ -126,7 +128,7 @@ def test_chunk_matches_naive_in_output_state_and_every_gradient(operator: Operat
     state = None if from_zero else torch.randn(B, H, K, V, dtype=torch.float64)
     weights = (torch.randn(B, T, H, V, dtype=torch.float64), torch.randn(B, H, K, V, dtype=torch.float64))
     expected = values_and_gradients(operator.naive, inputs, state, weights)
-    got = values_and_gradients(operator.with_state, inputs, state, weights)
+    got = values_and_gradients(partial(operator.with_state, chunk=CHUNK), inputs, state, weights)
     assert_same(expected, got, TOLERANCE[torch.float64])
 
 
@@ -251,7 +253,8 @@ def test_causal_conv_matches_naive_in_output_and_every_gradient(T: int, taps: in
 def test_kernels_import_without_triton_and_without_the_rest_of_the_project() -> None:
     program = (
         "import sys; sys.modules['triton'] = None\n"
-        "import kernels.ssd.chunk, kernels.gated_delta_rule.chunk, kernels.causal_conv.layer, kernels.delta_rule.chunk\n"
+        "import kernels.ssd.chunk, kernels.gated_delta_rule.chunk, kernels.causal_conv.layer\n"
+        "import kernels.delta_rule.chunk, kernels.linear_attention.chunk, kernels.softmax_attention.fast\n"
         "print([name for name in sys.modules if name.split('.')[0] in ('arch_search', 'slurm', 'cognition_db')])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)

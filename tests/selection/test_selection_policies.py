@@ -140,9 +140,6 @@ def test_the_judge_moves_the_published_policy_only_when_its_scores_came_true(
         recall = float(0.49 + 0.001 * index)
         judge = 1.0 + 9.0 * index / 39 if informed else float(rng.integers(1, 11))
         described[f"c{index:02d}"] = {"recall": (recall, recall + 0.001), "judge": judge}
-    # no result sets these two apart, only the judge does
-    described["praised"] = {"recall": (0.528, 0.529), "judge": 10.0}
-    described["scorned"] = {"recall": (0.528, 0.529), "judge": 1.0}
     archive = archive_of(described)
     weighted = selection_of("asi_arch", judge_weight=1.0, parents_from_top=1)
     plain = selection_of("asi_arch", judge_weight=0.0, parents_from_top=1)

@@ -30,6 +30,9 @@ PROGRAMS = (
 NODES = ("n1", "n2", "n3", "n4")
 MAX_ARRAY_SIZE = 32  # small, so that forty elements need two arrays
 START_LIMIT_S = 120.0
+_PREFIX = "asx-slurm-"
+_PID_FILE = "pid"
+_USER_PREFIX = "asx-test-"
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _SLURM_CONF = """\
@@ -117,11 +120,25 @@ def missing_programs() -> tuple[str, ...]:
     return tuple(name for name in PROGRAMS if shutil.which(name, path=_SYSTEM_PATH) is None)
 
 
+def remove_stale() -> None:
+    """Remove the folders and users of clusters whose test run was killed; their daemons have died with it."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError, ValueError):
+            pid = int((folder / _PID_FILE).read_text())
+            if not Path(f"/proc/{pid}").exists():
+                shutil.rmtree(folder)
+    for user in pwd.getpwall():
+        if os.geteuid() == 0 and user.pw_name.startswith(_USER_PREFIX) and not Path(user.pw_dir).parent.exists():
+            subprocess.run(["userdel", user.pw_name], capture_output=True, check=False)
+
+
 class SlurmCluster:
     """Context manager around one running cluster; `folder/work` is writable by its user and visible to its jobs."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="asx-slurm-"))
+        remove_stale()
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        (self.folder / _PID_FILE).write_text(str(os.getpid()))
         self.workdir = self.folder / "work"
         self._daemons: list[subprocess.Popen[bytes]] = []
         self.owner = _choose_owner(self.folder)
@@ -353,7 +370,7 @@ def _choose_owner(folder: Path) -> Owner:
     current = Owner(name=me.pw_name, uid=me.pw_uid, gid=me.pw_gid, made=False, why="the tests run as an ordinary user")
     if me.pw_uid != 0:
         return current
-    name = f"asx-{os.getpid()}"
+    name = f"{_USER_PREFIX}{os.getpid()}"
     made = subprocess.run(
         ["useradd", "--no-create-home", "--home-dir", str(folder / "home"), "--shell", "/bin/bash", name],
         capture_output=True,

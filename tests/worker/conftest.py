@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,10 +15,11 @@ from arch_search.config import Data, Jail, Recall, Stage
 from arch_search.paths import GenerationPaths, UnitPaths
 from arch_search.training.data import prepare
 from arch_search.worker import manifest as manifests
+from arch_search.worker.folder import Progress, TaskFolder, read_message
 from arch_search.worker.manifest import Manifest
 from cognition_db.experience.files import write_atomic
 from cognition_db.experience.shard import read_shard
-from cognition_db.records import Evaluation, Pack, Task, candidate_id, from_json
+from cognition_db.records import Evaluation, Pack, Task, candidate_id
 
 STAGE = Stage(
     name="tiny",
@@ -77,14 +75,9 @@ class DeltaNet(nn.Module):
 """
 
 
-def program(body: str = "pass") -> str:
-    """A causal mixer that also does `body` in every forward pass."""
-    return MIXER.replace("# BODY", body)
-
-
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A generation whose packs hold one program each."""
+    """A generation whose packs hold one program each: a causal mixer with one line added to its forward pass."""
 
     generation: GenerationPaths
     manifest: Manifest
@@ -102,8 +95,20 @@ class Bench:
     def run(self, index: int = 0) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.command(index), capture_output=True, text=True, timeout=120)
 
-    def start(self, index: int = 0) -> subprocess.Popen[str]:
-        return subprocess.Popen(self.command(index), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def start_until_step(self, step: int, *, phase: str, index: int = 0) -> subprocess.Popen[str]:
+        """A running worker whose child has reported at least `step` steps of `phase`."""
+        process = subprocess.Popen(self.command(index), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        until = time.monotonic() + 60
+        while not self._has_reached(step, phase, index):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until, "the child never got there"
+            time.sleep(0.02)
+        return process
+
+    def _has_reached(self, step: int, phase: str, index: int) -> bool:
+        task = self.manifest.packs[index].tasks[0]
+        progress = read_message(TaskFolder(self.unit(index).task(task.key)).progress, Progress)
+        return progress is not None and progress.phase == phase and progress.step >= step
 
     def evaluations(self, index: int = 0) -> tuple[Evaluation, ...]:
         pack = self.manifest.packs[index]
@@ -115,10 +120,6 @@ class Bench:
         assert done.returncode == 0, done.stderr
         (found,) = self.evaluations(index)
         return found
-
-    def recorded(self, index: int = 0) -> Evaluation:
-        (task,) = self.manifest.packs[index].tasks
-        return from_json(Evaluation, json.loads(self.unit(index).evaluation(task.key).read_text()))
 
     def with_stage(self, stage: Stage) -> Bench:
         return self.rewritten(replace(self.manifest, stage=stage))
@@ -140,57 +141,45 @@ def tiny_stage() -> Stage:
     return STAGE
 
 
+@pytest.fixture(scope="session")
+def finished_bench(tmp_path_factory: pytest.TempPathFactory, corpus_folder: Path) -> Bench:
+    """A pack of one honest program and one seed, run once; to be read only."""
+    made = make_bench(tmp_path_factory.mktemp("finished") / "gen-0001", corpus_folder, ("pass",), (0,))
+    done = made.run()
+    assert done.returncode == 0, done.stderr
+    return made
+
+
 @pytest.fixture
 def bench(tmp_path: Path, corpus_folder: Path) -> Callable[..., Bench]:
-    def make(*programs: str, seeds: tuple[int, ...] = (0,)) -> Bench:
-        generation = GenerationPaths(tmp_path / "gen-0001")
-        packs, classes = [], {}
-        for number, text in enumerate(programs or (program(),)):
-            name = candidate_id(text)
-            classes[name] = "DeltaNet"
-            write_atomic(generation.program(name), text.encode())
-            tasks = tuple(Task(candidate_id=name, stage="tiny", seed=seed, attempt=1) for seed in seeds)
-            packs.append(Pack(unit=f"g1-u{number}", attempt=1, tasks=tasks))
-        manifest = Manifest(
-            campaign_uuid="0000-uuid",
-            generation=1,
-            round=1,
-            config_sha256="c0ffee",
-            stage=STAGE,
-            jail=Jail(rung="auto"),
-            data_dir=str(corpus_folder),
-            target_parameters=6000,
-            reference_step_s=None,
-            packs=tuple(packs),
-            classes=classes,
-            versions={"python": "3"},
-        )
-        return Bench(generation, manifest).rewritten(manifest)
+    def make(*bodies: str, seeds: tuple[int, ...] = (0,)) -> Bench:
+        return make_bench(tmp_path / "gen-0001", corpus_folder, bodies or ("pass",), seeds)
 
     return make
 
 
-def wait_for(condition: Callable[[], bool], limit_s: float = 60) -> None:
-    """Returns once `condition` holds; fails the test when it does not within the limit."""
-    until = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.02)
-
-
-def living_children(pid: int) -> list[int]:
-    """Processes whose parent is `pid`."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid and fields[0] != "Z":
-            found.append(int(folder.name))
-    return found
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(timeout=20)
+def make_bench(root: Path, corpus_folder: Path, bodies: tuple[str, ...], seeds: tuple[int, ...]) -> Bench:
+    generation = GenerationPaths(root)
+    packs, classes = [], {}
+    for number, body in enumerate(bodies):
+        text = MIXER.replace("# BODY", body)
+        name = candidate_id(text)
+        classes[name] = "DeltaNet"
+        write_atomic(generation.program(name), text.encode())
+        tasks = tuple(Task(candidate_id=name, stage="tiny", seed=seed, attempt=1) for seed in seeds)
+        packs.append(Pack(unit=f"g1-u{number}", attempt=1, tasks=tasks))
+    manifest = Manifest(
+        campaign_uuid="0000-uuid",
+        generation=1,
+        round=1,
+        config_sha256="c0ffee",
+        stage=STAGE,
+        jail=Jail(rung="auto"),
+        data_dir=str(corpus_folder),
+        target_parameters=6000,
+        reference_step_s=None,
+        packs=tuple(packs),
+        classes=classes,
+        versions={"python": "3"},
+    )
+    return Bench(generation, manifest).rewritten(manifest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
@@ -63,7 +63,7 @@ class DeltaNet(nn.Module):
     def __init__(
         self,
         mode: str = "chunk",
-        d_model: Optional[int] = None,
+        d_model: int | None = None,
         hidden_size: int = 1024,
         expand_k: float = 1.0,
         expand_v: float = 1.0,
@@ -74,7 +74,7 @@ class DeltaNet(nn.Module):
         conv_size: int = 4,
         conv_bias: bool = False,
         allow_neg_eigval: bool = False,
-        layer_idx: Optional[int] = None,
+        layer_idx: int | None = None,
         norm_eps: float = 1e-5,
         **kwargs,
     ):
@@ -99,10 +99,10 @@ class DeltaNet(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: Optional[torch.Tensor] = None,
-        past_key_values: Optional[Cache] = None,
-        use_cache: Optional[bool] = False,
-        output_attentions: Optional[bool] = False,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = False,
+        output_attentions: bool | None = False,
         **kwargs,
     ):
         batch_size, q_len, _ = hidden_states.shape

@@ -27,7 +27,11 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 def training_losses(cls: type[torch.nn.Module]) -> list[float]:
     torch.manual_seed(0)
     model = LanguageModel(
-        lambda i: build_mixer(cls, d_model=32, n_heads=2, layer_idx=i), vocab=16, d_model=32, n_layers=2, feed_forward=32
+        lambda i: build_mixer(cls, d_model=32, n_heads=2, layer_idx=i),
+        vocab=16,
+        d_model=32,
+        n_layers=2,
+        feed_forward=32,
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     tokens = torch.randint(0, 16, (4, 41))
@@ -112,7 +116,13 @@ def main() -> None:
     returned = mixer(torch.randn(2, 37, 32), past_key_values=cache, use_cache=True)
     prefix, dtype = prefix_distance(cls)
     seen = {
-        "tuple": [list(returned[0].shape), returned[1] is None, returned[2] is cache, len(cache), cache.get_seq_length()],
+        "tuple": [
+            list(returned[0].shape),
+            returned[1] is None,
+            returned[2] is cache,
+            len(cache),
+            cache.get_seq_length(),
+        ],
         "dtype": str(returned[0].dtype),
         "parameter_dtypes": sorted({str(p.dtype) for p in mixer.parameters()}),
         "losses": training_losses(cls),

@@ -1,0 +1,96 @@
+"""Drives a ClusterLauncher for the tests, as the user of the cluster: `drive.py ACTION FOLDER COMMENT [options]`.
+
+Prints one JSON object. Every element makes <folder>/<unit>.started.<job id> when it begins and <folder>/<unit>.done when
+it has finished; the probe looks for the latter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from slurm import ClusterLauncher, Evidence, Resources, SlurmError, Submission, UnitState, WorkUnit
+
+_ELEMENT = 'touch "$0/$1.started.$SLURM_JOB_ID"; date +%s.%N; sleep "$2"; date +%s.%N; echo "$MARK" > "$0/$1.done"'
+_SETTLED = {UnitState.DONE, UnitState.ENDED, UnitState.HELD}
+
+
+def main() -> None:
+    options = _options()
+    resources = Resources(
+        cpus_per_task=1, memory_gb=0.1, timeout_min=5, constraint=options.constraint, extra_sbatch={"nice": 1}
+    )
+    launcher = ClusterLauncher(resources, poll_s=options.poll_s, max_parallel=options.max_parallel)
+    try:
+        answer = _ACTIONS[options.action](launcher, options)
+    except SlurmError as error:
+        answer = {"error": type(error).__name__, "text": str(error)}
+    print(json.dumps(answer))
+
+
+def _submit(launcher: ClusterLauncher, options: argparse.Namespace) -> dict[str, Any]:
+    folder, units = Path(options.folder), _units(options.count)
+    submission = launcher.submit(
+        units,
+        command=lambda index: ["bash", "-c", _ELEMENT, str(folder), units[index].name, str(options.sleep_s)],
+        folder=folder,
+        name="asx-test",
+        comment=options.comment,
+        environment={"MARK": "it's here"},
+    )
+    (folder / "submission.json").write_text(json.dumps(submission.to_json()))
+    return submission.to_json()
+
+
+def _find(launcher: ClusterLauncher, options: argparse.Namespace) -> dict[str, Any]:
+    found = launcher.find(options.comment, folder=Path(options.folder))
+    return {"found": None if found is None else found.to_json()}
+
+
+def _wait(launcher: ClusterLauncher, options: argparse.Namespace) -> dict[str, Any]:
+    """Ask until every unit is settled, or for `limit_s`; the answer has every state that each unit was seen in."""
+    folder = Path(options.folder)
+    submission = Submission.from_json(json.loads((folder / "submission.json").read_text()))
+    seen: dict[str, list[str]] = {name: [] for name in submission.units}
+    units = _units(len(submission.units))
+    deadline = time.monotonic() + options.limit_s
+    while True:
+        states = launcher.states(submission, units, lambda unit: Evidence(done=(folder / f"{unit}.done").exists()))
+        for unit, state in states.items():
+            if seen[unit][-1:] != [state.value]:
+                seen[unit].append(state.value)
+        if time.monotonic() > deadline or all(state in _SETTLED for state in states.values()):
+            return {"seen": seen, "notes": launcher.notes(submission)}
+        time.sleep(0.2)
+
+
+def _cancel(launcher: ClusterLauncher, options: argparse.Namespace) -> dict[str, Any]:
+    launcher.cancel(Submission.from_json(json.loads((Path(options.folder) / "submission.json").read_text())))
+    return {}
+
+
+def _units(count: int) -> list[WorkUnit]:
+    return [WorkUnit(name=f"u{index:03d}", index=index) for index in range(count)]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("action", choices=sorted(_ACTIONS))
+    parser.add_argument("folder")
+    parser.add_argument("comment")
+    parser.add_argument("--count", type=int, default=4)
+    parser.add_argument("--sleep-s", type=float, default=0.0)
+    parser.add_argument("--max-parallel", type=int, default=4)
+    parser.add_argument("--poll-s", type=float, default=0.5)
+    parser.add_argument("--limit-s", type=float, default=60.0)
+    parser.add_argument("--constraint")
+    return parser.parse_args()
+
+
+_ACTIONS = {"submit": _submit, "find": _find, "wait": _wait, "cancel": _cancel}
+
+if __name__ == "__main__":
+    main()

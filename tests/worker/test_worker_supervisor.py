@@ -1,0 +1,241 @@
+"""Whole packs through the real jail: results, bad programs as values, kills and stops, failures of ours."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from arch_search.config import Stage
+from arch_search.worker.heartbeat import read_heartbeat
+from cognition_db.experience.shard import read_shard
+
+COME_BACK, HELD_BY_ANOTHER, FAILED = 4, 3, 1
+# long enough to be met in the middle, on two busy cores too
+SLOWLY = "time.sleep(0.04)"
+
+
+class MakeBench(Protocol):
+    def __call__(self, *bodies: str, seeds: tuple[int, ...] = (0,)) -> Any: ...
+
+
+@pytest.fixture
+def long_stage(tiny_stage: Stage) -> Stage:
+    return replace(tiny_stage, steps=60, recall=replace(tiny_stage.recall, steps=30))
+
+
+def test_a_finished_pack_has_a_shard_with_every_score(finished_bench: Any) -> None:
+    (found,) = finished_bench.evaluations()
+    assert found.ending == "finished", found.cause
+    assert {score.name for score in found.scores} == {
+        "recall_accuracy",
+        "heldout_loss",
+        "bits_per_byte",
+        "prefix_gap",
+        "step_s",
+    }
+    assert found.score("heldout_loss") == pytest.approx(5.3, abs=0.5)  # near the logarithm of 256 after eight steps
+
+
+def test_an_evaluation_says_where_it_comes_from(finished_bench: Any) -> None:
+    (found,) = finished_bench.evaluations()
+    assert found.fencing_token.startswith("0000-uuid/g1-u0/1/")
+    assert found.config_sha256 == "c0ffee"
+    assert found.program_sha256[:16] == found.task.candidate_id
+    assert found.tokens_seen == 8 * 4 * 24
+    assert found.cpu_s > 0
+    assert found.peak_memory_mb > 50
+    assert found.curve_steps[-1] == 8
+    assert abs(found.parameter_count - 6000) < 300
+
+
+def test_a_finished_pack_leaves_no_working_files(finished_bench: Any) -> None:
+    left = {path.name for path in finished_bench.unit().root.iterdir()}
+    assert left == {"lock", "log.txt", "heartbeat.json", finished_bench.unit().evaluation(key_of(finished_bench)).name}
+
+
+def test_a_finished_pack_is_not_run_again(finished_bench: Any) -> None:
+    shard = finished_bench.generation.shard("g1-u0", 1)
+    before = shard.stat()
+    assert finished_bench.run().returncode == 0
+    assert shard.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_a_second_worker_leaves_at_once_while_the_first_holds_the_unit(bench: MakeBench) -> None:
+    made = bench()
+    made.unit().root.mkdir(parents=True)
+    with made.unit().lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert made.run().returncode == HELD_BY_ANOTHER
+
+
+def test_the_supervisor_imports_no_torch() -> None:
+    question = "import sys, arch_search.worker.supervisor; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", question], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (lambda made: made.manifest_path.write_text("{}"), "no usable manifest"),
+        (lambda made: made.manifest_path.unlink(), "no manifest"),
+        (lambda made: program_file(made).write_text("changed"), "was changed after its admission"),
+        (lambda made: program_file(made).unlink(), "program not readable"),
+        (lambda made: made.rewritten(replace(made.manifest, classes={})), "names no class"),
+        (lambda made: made.rewritten(replace(made.manifest, data_dir="/nowhere")), "no usable corpus"),
+        (lambda made: made.rewritten(replace(made.manifest, packs=())), "no pack 0"),
+    ],
+)
+def test_a_failure_of_ours_is_one_line_and_leaves_no_shard(
+    bench: MakeBench, spoil: Callable[[Any], object], words: str
+) -> None:
+    made = bench()
+    spoil(made)
+    done = made.run()
+    assert done.returncode == FAILED
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not made.generation.shards.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "body, ending, words",
+    [
+        ("raise KeyError('gate')", "crashed", "KeyError: 'gate' (program.py line"),
+        ("raise SystemExit(0)", "crashed", "SystemExit"),
+        ("os._exit(0)", "crashed", "without a usable result"),
+        ("os.abort()", "crashed", "SIGABRT"),
+        ("past = past * (float('nan') if self.calls > 5 else 1.0)", "non_finite", "recall: training loss is nan"),
+        ("past = past + x.roll(-1, dims=1)", "below_floor", "sees the future or the length"),
+        ("self.hoard = torch.ones(1 << 29)", "out_of_memory", ""),
+        ("return past[:, :1]", "crashed", "Error"),
+    ],
+)
+def test_a_bad_program_ends_as_a_value_in_the_shard(
+    bench: MakeBench, tiny_stage: Stage, body: str, ending: str, words: str
+) -> None:
+    found = bench(body).with_stage(replace(tiny_stage, memory_gb=1)).evaluation()
+    assert found.ending == ending, found.cause
+    assert words in found.cause
+    assert "\n" not in found.cause
+    assert found.score("recall_accuracy") is None
+
+
+@pytest.mark.slow
+def test_a_program_that_hangs_is_ended_at_the_task_limit(bench: MakeBench, tiny_stage: Stage) -> None:
+    found = bench("time.sleep(3600)").with_stage(replace(tiny_stage, task_limit_s=8)).evaluation()
+    assert found.ending == "timed_out"
+    assert "stage.task_limit_s=8" in found.cause
+
+
+@pytest.mark.slow
+def test_a_program_far_slower_than_the_reference_is_ended_early(bench: MakeBench, long_stage: Stage) -> None:
+    made = bench("sum(range(2_000_000))")
+    made = made.rewritten(replace(made.manifest, stage=long_stage, reference_step_s=0.005))
+    found = made.evaluation()
+    assert found.ending == "too_slow", found.cause
+    assert "CPU-s a step" in found.cause
+
+
+@pytest.mark.slow
+def test_a_bad_task_does_not_keep_the_others_of_its_pack_from_running(bench: MakeBench) -> None:
+    made = bench("raise KeyError('gate')", seeds=(0, 1))
+    assert made.run().returncode == 0
+    assert [found.ending for found in made.evaluations()] == ["crashed", "crashed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase, step", [("recall", 12), ("language_model", 20)])
+def test_a_killed_worker_is_continued_to_the_same_numbers(
+    bench: MakeBench, long_stage: Stage, phase: str, step: int
+) -> None:
+    undisturbed, killed = bench("pass", SLOWLY).with_stage(long_stage), 1
+    expected = undisturbed.evaluation(0)
+    process = undisturbed.start_until_step(step, phase=phase, index=killed)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=20)
+    found = undisturbed.evaluation(killed)
+    assert found.ending == "finished", found.cause
+    assert found.resumed_from_step > 0
+    assert found.curve_loss == expected.curve_loss
+    assert found.score("heldout_loss") == expected.score("heldout_loss")
+    assert found.score("recall_accuracy") == expected.score("recall_accuracy")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("request_by", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_worker_asked_to_stop_writes_a_checkpoint_and_is_continued(
+    bench: MakeBench, long_stage: Stage, request_by: signal.Signals
+) -> None:
+    made = bench(SLOWLY).with_stage(replace(long_stage, checkpoint_every_s=1e6))
+    process = made.start_until_step(10, phase="language_model")
+    process.send_signal(request_by)
+    assert process.wait(timeout=30) == COME_BACK
+    assert not made.generation.shards.exists()
+    spent = read_heartbeat(made.unit().heartbeat)
+    found = made.evaluation()
+    assert found.ending == "finished", found.cause
+    assert found.resumed_from_step >= 30 + 10
+    assert spent is not None
+    assert found.wall_s > spent.wall_s
+
+
+@pytest.mark.slow
+def test_nothing_of_a_killed_worker_goes_on_running(bench: MakeBench, long_stage: Stage) -> None:
+    made = bench(SLOWLY).with_stage(long_stage)
+    process = made.start_until_step(2, phase="recall")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=20)
+    mark = str(made.unit().task(key_of(made)))
+    until = time.monotonic() + 10
+    while any(mark in command_line(folder) for folder in Path("/proc").glob("[0-9]*")):
+        assert time.monotonic() < until, "the child outlived its supervisor"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_later_attempt_records_what_an_earlier_one_finished(bench: MakeBench) -> None:
+    made = bench()
+    first = made.evaluation()
+    pack = made.manifest.packs[0]
+    again = replace(pack, attempt=2, tasks=tuple(replace(task, attempt=2) for task in pack.tasks))
+    second = made.rewritten(replace(made.manifest, round=2, packs=(again,)))
+    assert second.run().returncode == 0
+    (found,) = read_shard(made.generation.shard("g1-u0", 2))
+    assert found.task.attempt == 2
+    assert found.scores == first.scores
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_numbers_in_another_unit(bench: MakeBench) -> None:
+    made = bench("pass", "pass  # the same behaviour")
+    one, other = made.evaluation(0), made.evaluation(1)
+    assert one.curve_loss == other.curve_loss
+    assert one.score("recall_accuracy") == other.score("recall_accuracy")
+
+
+def key_of(made: Any) -> str:
+    key: str = made.manifest.packs[0].tasks[0].key
+    return key
+
+
+def program_file(made: Any) -> Path:
+    path: Path = made.generation.program(made.manifest.packs[0].tasks[0].candidate_id)
+    return path
+
+
+def command_line(folder: Path) -> str:
+    try:
+        return (folder / "cmdline").read_bytes().decode("utf-8", "replace")
+    except OSError:
+        return ""
