@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         return int(command.run(options))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except ConfigError as error:
         return _complain(options.command, error, code=2)
     except (ArchSearchError, StoreError, SlurmError, OSError) as error:
@@ -37,9 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 def _complain(command: str, error: Exception, *, code: int) -> int:

@@ -156,7 +156,7 @@ def best_in_words(best: dict[str, Any] | None, metric: str) -> str:
     if best["low"] is None:
         return f"{best['name']}: {best['improvement']:+.3f} {metric}, noise not known yet"
     return (
-        f"{best['name']}: {metric} better by {best['improvement']:+.3f} than the reference "
+        f"{best['name']}: {metric}, improvement over the reference {best['improvement']:+.3f} "
         f"[{best['low']:+.3f}, {best['high']:+.3f}]: {best['verdict'].replace('_', ' ')}"
     )
 

@@ -206,7 +206,7 @@ def from_json(kind: type[Record], data: Any) -> Record:
 
 
 def canonical_json(data: Any) -> str:
-    """One text per value: sorted keys, no spaces. NaN and infinity are written as the JSON strings they need."""
+    """One text per value: sorted keys, no spaces; NaN and infinity as the tokens Python's json reads back."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 

@@ -93,6 +93,9 @@ class LocalLauncher:
         evidence = {unit.name: probe(unit.name) for unit in units}
         self._advance(desk, plan, {unit for unit, each in evidence.items() if each.done or each.running})
         states = {unit: self._state(desk, unit, each) for unit, each in evidence.items()}
+        # one that ended after its files were looked at has its result now
+        for unit in [unit for unit, state in states.items() if state is UnitState.ENDED]:
+            states[unit] = self._state(desk, unit, probe(unit))
         ended = [unit for unit, state in states.items() if state is UnitState.ENDED]
         self._notes[submission.comment] = {unit: self._ending(desk, unit) for unit in ended}
         return states
@@ -157,7 +160,11 @@ class LocalLauncher:
 
     def _ending(self, desk: Desk, unit: str) -> str:
         child = self._children.get(desk.lock(unit))
-        how = _words(child.returncode) if child is not None and child.returncode is not None else "ended"
+        how = "ended"
+        if child is not None:
+            # the kernel frees the lock a moment before it tells the exit code
+            with suppress(subprocess.TimeoutExpired):
+                how = _words(child.wait(timeout=1))
         return f"{how} without a result; its log: {desk.log(unit)}"
 
     def _running(self) -> int:

@@ -41,8 +41,7 @@ class PrintedTooMuch(Exception):
 def main(folder: Path) -> int:
     torch.set_num_threads(1)
     request = from_json(Request, json.loads((folder / REQUEST_FILE).read_text()))
-    with _counted_output():
-        examine(folder / PROGRAM_FILE, request, report_to=lambda report: _write(folder / REPORT_FILE, report))
+    examine(folder / PROGRAM_FILE, request, report_to=lambda report: _write(folder / REPORT_FILE, report))
     return 0
 
 
@@ -50,10 +49,11 @@ def examine(program: Path, request: Request, *, report_to: Callable[[ChildReport
     """Every check on the program in its file, up to the first that refuses; `report_to` hears of each step."""
     install()
     exam = _Exam(program=program, request=request, report_to=report_to)
-    for name, check in exam.steps():
-        exam.run(name, check)
-        if any(verdict.refuses for verdict in exam.verdicts):
-            break
+    with _counted_output():
+        for name, check in exam.steps():
+            exam.run(name, check)
+            if any(verdict.refuses for verdict in exam.verdicts):
+                break
     return exam.report(complete=True, doing="")
 
 

@@ -111,7 +111,9 @@ def admit(
     verdicts, report = _judged(report, result)
     fingerprint = _usable(report.fingerprint)
     if fingerprint and not any(verdict.refuses for verdict in verdicts):
-        verdicts += (_duplicate(fingerprint, known_fingerprints, settings.duplicate_distance, own_rung),)
+        verdicts += (same_behaviour(
+                fingerprint, known_fingerprints, distance=settings.duplicate_distance, own_rung=own_rung
+            ),)
     return AdmissionReport(
         verdicts=verdicts,
         class_name=report.class_name or class_name,
@@ -201,24 +203,25 @@ def _usable(fingerprint: tuple[float, ...]) -> tuple[float, ...]:
     return fingerprint if sound else ()
 
 
-def _duplicate(
-    fingerprint: tuple[float, ...], known: Mapping[str, tuple[float, ...]], threshold: float, own_rung: bool
+def same_behaviour(
+    fingerprint: tuple[float, ...], known: Mapping[str, tuple[float, ...]], *, distance: float, own_rung: bool
 ) -> Verdict:
+    """Whether an earlier program behaves alike: with equal weights, less than `distance` of the output's size apart."""
     distances = {twin: math.dist(fingerprint, other) for twin, other in known.items() if len(other) == len(fingerprint)}
     twin = min(distances, key=distances.__getitem__, default="")
     if not twin:
         return Verdict(check="duplicate_behaviour", outcome="passed", reason="no earlier program to compare with")
-    distance = distances[twin]
-    if distance >= threshold:
-        reason = f"nearest earlier program is {twin}, at {distance:.2g}"
+    apart = distances[twin]
+    if apart >= distance:
+        reason = f"nearest earlier program is {twin}, at {apart:.2g}"
         return Verdict(check="duplicate_behaviour", outcome="passed", reason=reason)
-    reason = f"same behaviour as {twin}: with equal weights the outputs differ by {distance:.1g} of their size"
+    reason = f"same behaviour as {twin}: with equal weights the outputs differ by {apart:.1g} of their size"
     return Verdict(
         check="duplicate_behaviour",
         outcome="failed",
         reason=reason,
         refuses=own_rung,
-        evidence={"candidate_id": twin, "distance": distance},
+        evidence={"candidate_id": twin, "distance": apart},
     )
 
 

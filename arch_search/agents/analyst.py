@@ -23,8 +23,8 @@ _IN_WORDS: dict[Outcome, str] = {
 }
 # "to improve" is advice, no claim about the result
 _BETTER = re.compile(
-    r"(?<!\bto )\b(better|improv\w*|outperform\w*|beneficial|benefits?|gains?|gained|superior|effective(?:ly)?|enhanc\w*"
-    r"|boost\w*|helps?|helped|succe\w+)\b"
+    r"(?<!\bto )\b(better|improv\w*|outperform\w*|beneficial|benefits?|gains?|gained|superior|effective(?:ly)?"
+    r"|enhanc\w*|boost\w*|helps?|helped|succe\w+)\b"
 )
 _WORSE = re.compile(
     r"\b(worse\w*|degrad\w*|harm\w*|hurts?|inferior|underperform\w*|detriment\w*|ineffective|deteriorat\w*)\b"

@@ -121,7 +121,7 @@ class OpenAiClient:
         try:
             arguments = _arguments(address.model, request)
             with library.chat.completions.with_streaming_response.create(**arguments) as response:
-                body = self._body(response.iter_bytes(65536), deadline=began + self._llm.request_limit_s)
+                body = self._body(response.iter_bytes(), deadline=began + self._llm.request_limit_s)
         except openai.APITimeoutError:
             raise _TransientError(self._too_slow()) from None
         except openai.APIConnectionError as error:

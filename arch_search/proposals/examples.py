@@ -10,11 +10,15 @@ def hook_request(method: str, *, purpose: str, source: str, idea: str) -> str:
     return f"Rewrite {method}: {purpose}.\nPresent form:\n{source}\nIdea: {idea}"
 
 
-def splice_request(method: str, *, source: str, init: str, idea: str) -> str:
-    """Ask for one method of any module; the constructor is shown because the method reads its attributes."""
+def splice_request(method: str, *, source: str, init: str, idea: str, tools: str = "") -> str:
+    """Ask for one method of any module; the constructor is shown because the method reads its attributes.
+
+    `tools` is the toolbox of a program that is built on it.
+    """
+    layout = "Vectors q, k, v, o are (B, H, T, d), scalars (B, H, T, 1), x is (B, T, D). There are also:\n"
     return (
         f"Rewrite the method {method}. The constructor is:\n```python\n{init}```\n"
-        f"The present method is:\n```python\n{source}```\nIdea: {idea}"
+        f"The present method is:\n```python\n{source}```\n{layout + tools + chr(10) if tools else ''}Idea: {idea}"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 
 from arch_search.proposals.registry import PRIMITIVES
-from arch_search.proposals.splice import parse
+from arch_search.proposals.splice import drop_words, parse
 
 _LEARNED = frozenset(primitive.name for primitive in PRIMITIVES if primitive.home == "learned")
 
@@ -17,26 +17,11 @@ def normal_form(program: str) -> str:
     numbered in order of first appearance; names of libraries stay. Imports are sorted.
     """
     tree = parse(program)
-    _drop_words(tree)
+    drop_words(tree)
     tree = _Renamer(_own_names(tree)).visit(tree)
     imports = sorted(ast.unparse(node) for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)))
     rest = [ast.unparse(node) for node in tree.body if not isinstance(node, (ast.Import, ast.ImportFrom))]
     return "\n".join([*imports, *rest])
-
-
-def _drop_words(tree: ast.Module) -> None:
-    """Docstrings, annotations and bare strings go away, in place."""
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            node.body = [one for one in node.body if not _is_words(one)] or [ast.Pass()]
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            node.returns = None
-        if isinstance(node, ast.arg):
-            node.annotation = None
-
-
-def _is_words(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _own_names(tree: ast.Module) -> frozenset[str]:

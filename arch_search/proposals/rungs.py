@@ -35,7 +35,7 @@ _TOKENS: dict[Rung, int] = {
     "grammar_program": 480,
     "toolbox_program": 400,
     "method_splice": 600,
-    "whole_module": 2400,
+    "whole_module": 2300,
 }
 
 
@@ -133,14 +133,16 @@ def _request(assignment: Assignment, method: str) -> str:
     """The last user message: one place, its present source, one idea."""
     parent = assignment.parent
     if assignment.rung == "whole_module":
-        return examples.module_request(parent.program, idea=_idea(assignment.insight, with_formula=True))
+        return examples.module_request(
+            splice.without_words(parent.program), idea=_idea(assignment.insight, with_formula=True)
+        )
     source = splice.method_source(parent.program, parent.class_name, method)
     purpose = BY_HOOK[method].purpose if method in BY_HOOK else "part of the mixer"
     if assignment.rung == "method_splice":
         init = splice.method_source(parent.program, parent.class_name, "__init__")
-        return examples.splice_request(
-            method, source=source, init=init, idea=_idea(assignment.insight, with_formula=True)
-        )
+        tools = toolbox_text() if is_toolbox_program(parent.program) else ""
+        idea = _idea(assignment.insight, with_formula=not tools)
+        return examples.splice_request(method, source=source, init=init, tools=tools, idea=idea)
     body = "\n".join(ast.unparse(one) for one in ast.parse(source).body[0].body)  # type: ignore[attr-defined]
     shown = f"{BY_HOOK[method].short_signature}\n{textwrap.indent(body, '    ')}"
     return examples.hook_request(
@@ -183,11 +185,11 @@ def _spliced(assignment: Assignment, code: str) -> str:
                 "the fenced block redefines __init__; write new attributes as bare self.name = ... lines"
             )
         program = splice.put_method(program, parent.class_name, node.name, splice.source_of(code, node))
-    statements = [node for node in nodes if isinstance(node, (ast.Assign, ast.AnnAssign))]
-    if statements:
-        program = splice.append_to_init(
-            program, parent.class_name, "".join(f"{ast.unparse(node)}\n" for node in statements)
-        )
+    present = ast.unparse(splice.methods(parent.program, parent.class_name)["__init__"]).split("\n")
+    written = [ast.unparse(node) for node in nodes if isinstance(node, (ast.Assign, ast.AnnAssign))]
+    new = [line for line in written if line not in {one.strip() for one in present}]
+    if new:
+        program = splice.add_to_init(program, parent.class_name, "\n".join(new) + "\n")
     splice.parse(program)
     return program
 

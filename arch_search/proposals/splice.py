@@ -73,14 +73,37 @@ def drop_method(program: str, class_name: str, name: str) -> str:
     return "".join(lines)
 
 
-def append_to_init(program: str, class_name: str, statements: str) -> str:
-    """The program with the dedented `statements` at the end of the constructor."""
+def add_to_init(program: str, class_name: str, statements: str) -> str:
+    """The program with the dedented `statements` in the constructor: at its end, or before it first calls the module.
+
+    A constructor of the toolbox ends in a dry call, which already needs the new attributes.
+    """
     init = methods(program, class_name).get("__init__")
     if init is None:
         raise ProposalError(f"class {class_name} has no __init__ that new attributes could be added to")
-    indent = " " * init.body[0].col_offset
-    body = source_of(program, init)
-    return put_method(program, class_name, "__init__", body + textwrap.indent(statements, indent[4:]))
+    lines = program.splitlines(keepends=True)
+    dry = next((one for one in init.body if _calls_self(one)), None)
+    at = dry.lineno - 1 if dry else init.end_lineno or len(lines)
+    lines.insert(at, textwrap.indent(statements, " " * init.body[0].col_offset))
+    return "".join(lines)
+
+
+def without_words(program: str) -> str:
+    """The program without docstrings, comments and annotations: what a prompt needs of it, in fewer tokens."""
+    tree = parse(program)
+    drop_words(tree)
+    return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
+
+
+def drop_words(tree: ast.Module) -> None:
+    """Docstrings, bare strings and annotations of functions go away, in place."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.body = [one for one in node.body if not _is_words(one)] or [ast.Pass()]
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.returns = None
+        if isinstance(node, ast.arg):
+            node.annotation = None
 
 
 def undefined_names(program: str) -> tuple[str, ...]:
@@ -91,6 +114,15 @@ def undefined_names(program: str) -> tuple[str, ...]:
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             read.add(node.id)
     return tuple(sorted(read - bound))
+
+
+def _calls_self(statement: ast.stmt) -> bool:
+    calls = (node for node in ast.walk(statement) if isinstance(node, ast.Call))
+    return any(isinstance(call.func, ast.Name) and call.func.id == "self" for call in calls)
+
+
+def _is_words(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _bound_by(node: ast.AST) -> Iterator[str]:

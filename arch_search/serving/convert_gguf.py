@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer  # type: ignore[import-not-found, unused-ignore]
 
@@ -20,7 +19,7 @@ def main(gguf: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     tokenizer.save_pretrained(out)
-    model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+    model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="bfloat16")
     weights = untied(model.state_dict())
     # model.save_pretrained refuses a model that was read from GGUF
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
@@ -31,9 +30,9 @@ def main(gguf: Path, out: Path) -> None:
     )
 
 
-def untied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def untied(state: dict[str, Any]) -> dict[str, Any]:
     """The tensors of `state` without second names of storage already kept, each contiguous."""
-    kept: dict[str, torch.Tensor] = {}
+    kept: dict[str, Any] = {}
     seen: set[int] = set()
     for name, tensor in state.items():
         if tensor.data_ptr() not in seen:

@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arch_search.training import checkpoint
+from arch_search.training.adamw import AdamW
 from arch_search.training.seeds import derive_seed
 
 IGNORED = -100  # target of a position that is not trained on
 LAST_LR_SHARE = 0.1
-BETAS = (0.9, 0.95)
 CURVE_POINTS = 40
 # losses averaged in `Step.loss`; CPU times whose median is `Training.step_s`
 SMOOTHED_STEPS = 16
@@ -126,7 +126,7 @@ def train(
 
     `should_stop` sees every step; once it says true, a checkpoint is written and the training comes back "stopped".
     """
-    optimiser = _optimiser(model, recipe)
+    optimiser = AdamW(model.parameters(), weight_decay=recipe.weight_decay)
     record = _restored(model, optimiser, checkpoint_path)
     resumed_from_step = record.step
     saved_at = time.monotonic()
@@ -153,51 +153,38 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.lr * (LAST_LR_SHARE + (1 - LAST_LR_SHARE) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def _one_step(
-    model: nn.Module, optimiser: torch.optim.Optimizer, next_batch: NextBatch, recipe: Recipe, record: _Record
-) -> str:
+def _one_step(model: nn.Module, optimiser: AdamW, next_batch: NextBatch, recipe: Recipe, record: _Record) -> str:
     """One optimiser step; the cause where loss or gradient is not finite, else an empty string."""
     step = record.step
     tokens, targets = next_batch(step, np.random.default_rng(derive_seed(recipe.seed, "data", step)))
     torch.manual_seed(derive_seed(recipe.seed, "dropout", step))
     started = time.process_time()
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate(recipe, step)
     logits = model(tokens)
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
     value = loss.item()
     if not math.isfinite(value):
         return f"training loss is {value} at step {step + 1}"
-    optimiser.zero_grad(set_to_none=True)
+    optimiser.zero_grad()
     torch.autograd.backward(loss)
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm).item()
     if not math.isfinite(norm):
         return f"gradient norm is {norm} at step {step + 1}"
-    optimiser.step()
+    optimiser.step(learning_rate(recipe, step))
     record.add(value, tokens.numel(), time.process_time() - started, recipe.steps)
     return ""
 
 
-def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.lr, betas=BETAS, fused=True)
-
-
-def _save(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, record: _Record) -> None:
-    state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "record": record.plain()}
+def _save(path: Path, model: nn.Module, optimiser: AdamW, record: _Record) -> None:
+    state = {"model": model.state_dict(), "optimiser": optimiser.state(), "record": record.plain()}
     checkpoint.save(path, state)
 
 
-def _restored(model: nn.Module, optimiser: torch.optim.Optimizer, path: Path) -> _Record:
+def _restored(model: nn.Module, optimiser: AdamW, path: Path) -> _Record:
     state = checkpoint.load(path)
     if state is None:
         return _Record()
     model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
+    optimiser.load(state["optimiser"])
     return _Record.from_plain(state["record"])
 
 

@@ -126,7 +126,11 @@ def test_a_recording_answers_by_rung_and_method_and_falls_back_to_fewer(tmp_path
     assert client.complete(request("1", rung="grammar_edit", method="decay")).text == "edit of decay"
     assert client.complete(request("2", rung="grammar_edit", method="other")).text.startswith("edit of")
     assert client.complete(request("3", rung="whole_module", method="other")).text == "module"
-    assert client.complete(request("4", rung="method_splice", method="x")).text in ("module", "edit of beta", "edit of decay")
+    assert client.complete(request("4", rung="method_splice", method="x")).text in (
+        "module",
+        "edit of beta",
+        "edit of decay",
+    )
     with pytest.raises(ModelServerError, match="no reply of role analyst"):
         client.complete(request("5", role="analyst"))
 

@@ -27,7 +27,8 @@ MAY_IMPORT_TORCH = (
     "arch_search/domains",
 )
 HOLD_TORCH = ("models", "training", "evaluation", "worker", "admission", "kernels")
-TORCH_FILES = {"arch_search/worker/child.py"}
+# the conversion is a script for the Python of vLLM's environment, never imported by ours
+TORCH_FILES = {"arch_search/worker/child.py", "arch_search/serving/convert_gguf.py"}
 TORCH_FREE = {"arch_search/training/data.py"}
 DOORS = {
     "submitit": "slurm",

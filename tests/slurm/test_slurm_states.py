@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurm.states import (
@@ -24,6 +25,7 @@ from slurm.states import (
 from slurm.units import Evidence, UnitState
 
 RECORDED = Path(__file__).parent / "recorded"
+relaxed = settings(deadline=None)  # the machine of the tests may be busy
 NO_RESULT = Evidence(done=False)
 _TEXT = st.text(alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters="|\n\x00"), max_size=12)
 
@@ -90,9 +92,9 @@ def test_the_last_attempt_counts_in_sacct() -> None:
 
 def test_every_state_of_the_manual_has_a_rule() -> None:
     manual = (
-        "BOOT_FAIL CANCELLED COMPLETED CONFIGURING COMPLETING DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PENDING PREEMPTED "
-        "RUNNING RESV_DEL_HOLD REQUEUE_FED REQUEUE_HOLD REQUEUED RESIZING REVOKED SIGNALING SPECIAL_EXIT STAGE_OUT "
-        "STOPPED SUSPENDED TIMEOUT"
+        "BOOT_FAIL CANCELLED COMPLETED CONFIGURING COMPLETING DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PENDING "
+        "PREEMPTED RUNNING RESV_DEL_HOLD REQUEUE_FED REQUEUE_HOLD REQUEUED RESIZING REVOKED SIGNALING SPECIAL_EXIT "
+        "STAGE_OUT STOPPED SUSPENDED TIMEOUT"
     )
     assert set(PHASES) == set(manual.split())
 
@@ -158,6 +160,7 @@ def test_a_heartbeat_counts_while_it_is_fresh_and_a_wrong_clock_does_not_keep_a_
     assert is_alive(Evidence(done=False, running=True), now_unix=0, fresh_s=5)
 
 
+@relaxed
 @given(
     done=st.booleans(),
     alive=st.booleans(),
@@ -176,16 +179,18 @@ def test_the_verdict_follows_the_result_first_and_never_guesses(
         assert missing_s >= 10
 
 
-@given(indices=st.sets(st.integers(0, 300), min_size=1), step=st.booleans(), throttle=st.none() | st.integers(1, 9))
-def test_index_lists_are_read_back_as_they_were_written(indices: set[int], step: bool, throttle: int | None) -> None:
+@relaxed
+@given(indices=st.sets(st.integers(0, 300), min_size=1), throttle=st.none() | st.integers(1, 9))
+def test_index_lists_are_read_back_as_they_were_written(indices: set[int], throttle: int | None) -> None:
     text = ",".join(_runs(sorted(indices))) + (f"%{throttle}" if throttle else "")
     for spelling in (text, f"[{text}]"):
         parsed = parse_indices(spelling)
         assert parsed is not None
         assert {index for part in parsed[0] for index in part} == indices
-        assert parsed[1] is False
+        assert not parsed[1]
 
 
+@relaxed
 @given(text=st.text(max_size=80))
 def test_no_text_breaks_the_readers(text: str) -> None:
     for read in (parse_squeue, parse_sacct):
@@ -194,15 +199,14 @@ def test_no_text_breaks_the_readers(text: str) -> None:
     parse_indices(text)
 
 
+@relaxed
 @given(
     words=st.lists(st.sampled_from([*PHASES, "NEW_STATE"]), min_size=1, max_size=30),
     name=_TEXT,
     comment=st.text(max_size=20).filter(lambda text: "|.\n" not in text and not text.endswith("|.")),
     reason=_TEXT,
 )
-def test_a_whole_answer_is_whole_and_a_cut_one_is_not(
-    words: list[str], name: str, comment: str, reason: str
-) -> None:
+def test_a_whole_answer_is_whole_and_a_cut_one_is_not(words: list[str], name: str, comment: str, reason: str) -> None:
     text = "".join(f"41|{index}|{word}|{reason}|{name}|{comment}|.\n" for index, word in enumerate(words))
     answer = parse_squeue(text)
     assert answer.whole
@@ -212,6 +216,7 @@ def test_a_whole_answer_is_whole_and_a_cut_one_is_not(
     assert [row.word for row in cut.rows] == words[:-1]
 
 
+@relaxed
 @given(states=st.lists(st.sampled_from(["PENDING", "RUNNING", "COMPLETED", "gone"]), min_size=1, max_size=40))
 def test_every_element_gets_the_row_that_names_it(states: list[str]) -> None:
     rows = []
@@ -234,8 +239,9 @@ def test_the_manual_of_an_installed_slurm_names_no_state_without_a_rule() -> Non
     codes = shown.partition("\nJOB STATE CODES")[2].partition("\nPERFORMANCE")[0]
     if not codes:
         pytest.skip("no manual page of squeue here")
-    words = {line.split()[1] for line in codes.splitlines() if line[:7] == " " * 7 and line[7:8].isupper()}
-    assert words - {"typically"} - set(PHASES) <= {word for word in words if not word.isupper()}
+    words = set(re.findall(r"^ {7}[A-Z]+\s+([A-Z_]+)\s", codes, flags=re.MULTILINE))
+    assert len(words) > 20
+    assert words <= set(PHASES)
 
 
 def _runs(indices: list[int]) -> list[str]:

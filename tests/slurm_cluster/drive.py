@@ -1,7 +1,7 @@
 """Drives a ClusterLauncher for the tests, as the user of the cluster: `drive.py ACTION FOLDER COMMENT [options]`.
 
-Prints one JSON object. Every element makes <folder>/<unit>.started.<job id> when it begins and <folder>/<unit>.done when
-it has finished; the probe looks for the latter.
+Prints one JSON object. Every element makes <folder>/<unit>.started.<job id> when it begins and <folder>/<unit>.done
+when it has finished; the probe looks for the latter.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """Linear attention: a matrix that every key-value pair is added to and nothing leaves.
 
-Source: Transformers are RNNs, arXiv 2006.16236, equations 7 and 16-20, with feature map elu + 1. An RMSNorm of the
-output stands for the normaliser (arXiv 2210.10340, section 4.2). The short convolution is not in that paper: every
-linear baseline here has one, so that they differ in the rule of the state.
+Source: Transformers are RNNs, arXiv 2006.16236, equations 16-20. The feature map is the SiLU of a short convolution, as
+in the other linear baselines, so that they differ in the rule of the state; the paper's elu + 1 stays near a constant
+in models this small and learns overwrite recall no better than chance in 300 steps. An RMSNorm of the output stands for
+the normaliser (arXiv 2210.10340).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.causal_conv.layer import ShortConvolution
@@ -31,6 +31,6 @@ class LinearAttention(nn.Module):
         batch, length, width = hidden_states.shape
         shape = (batch, length, self.num_heads, width // self.num_heads)
         q, k, v = (x.reshape(shape) for x in self.conv(self.qkv_proj(hidden_states)).chunk(3, dim=-1))
-        mixed = linear_attention_chunk(F.elu(q) + 1, F.elu(k) + 1, v)
+        mixed = linear_attention_chunk(q, k, v)
         output: Tensor = self.o_proj(self.o_norm(mixed).reshape(batch, length, width))
         return output

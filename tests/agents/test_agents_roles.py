@@ -1,0 +1,178 @@
+"""The roles: what they ask, and what of an answer they keep."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from jinja2 import UndefinedError
+
+from arch_search.agents import analyst, engineer, judge, researcher
+from arch_search.agents.analyst import contradiction
+from arch_search.agents.messages import messages_of
+from arch_search.config import Sampling
+from arch_search.domains.linear_attention import SEED_PROGRAM
+from arch_search.errors import ReplyError
+from arch_search.proposals import rungs
+from arch_search.proposals.assignment import Assignment
+from arch_search.protocols import ModelReply, ModelRequest
+from cognition_db.records import Candidate, Insight, Rung, Verdict, sha256_text
+
+SAMPLING = Sampling(temperature=0.5, top_p=1, max_tokens=300)
+
+
+class Scripted:
+    """A client that sends the given texts one after the other and keeps what it was asked."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = list(texts)
+        self.asked: list[ModelRequest] = []
+
+    def complete(self, request: ModelRequest) -> ModelReply:
+        self.asked.append(request)
+        text = self.texts.pop(0)
+        return ModelReply(
+            text=text, finished=True, model="m", prompt_tokens=1, reply_tokens=1, seconds=0.1,
+            prompt_sha256="0" * 64, reply_sha256=sha256_text(text),
+        )  # fmt: skip
+
+
+def parent() -> Candidate:
+    program = Path(SEED_PROGRAM).read_text(encoding="utf-8")
+    return Candidate(
+        id="0" * 16, program=program, class_name="DeltaNet", name="reference", arm="baseline", rung="copy",
+        generation=0, slot=0, parents=(), motivation="", parameter_count=1,
+    )  # fmt: skip
+
+
+INSIGHT = Insight(
+    id="i", arxiv_id="2412.06464", section="3", title="t", claim="Gating clears a memory.", trigger="t",
+    how="Multiply the state.", cost="none",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("rung", [one for one in get_args(Rung) if one not in ("mutation", "copy")])
+def test_every_rung_has_a_prompt_with_the_idea_in_its_question(rung: Rung) -> None:
+    methods = rungs.methods_for(rung, parent())
+    client = Scripted("some text")
+    assignment = Assignment(rung=rung, parent=parent(), method=methods[0] if methods else "", insight=INSIGHT)
+    researcher.write(client, assignment, key="k", sampling=SAMPLING)
+    asked = client.asked[0]
+    assert [turn["role"] for turn in asked.messages[:1]] == ["system"]
+    assert asked.messages[-1]["role"] == "user"
+    assert INSIGHT.claim in asked.messages[-1]["content"]
+    assert asked.hints["rung"] == rung
+    assert (asked.grammar is not None) == rung.startswith("grammar_")
+    assert asked.sampling.max_tokens <= SAMPLING.max_tokens
+
+
+def test_the_system_message_is_the_same_for_two_assignments_of_a_rung() -> None:
+    client = Scripted("a", "b")
+    for method in rungs.methods_for("grammar_edit", parent())[:2]:
+        assignment = Assignment(rung="grammar_edit", parent=parent(), method=method, insight=INSIGHT)
+        researcher.write(client, assignment, key=method, sampling=SAMPLING)
+    first, second = client.asked
+    assert first.messages[:-1] == second.messages[:-1]
+    assert first.messages[-1] != second.messages[-1]
+
+
+def test_a_prompt_without_one_of_its_facts_is_an_error_not_a_gap() -> None:
+    with pytest.raises(UndefinedError, match="outcome"):
+        messages_of("analyst", {"motivation": "m", "numbers": "n"})
+
+
+def test_examples_stand_between_system_message_and_question() -> None:
+    facts = {"motivation": "m", "numbers": "n", "outcome": "o"}
+    roles = [turn["role"] for turn in messages_of("analyst", facts, [("q", "a"), ("q2", "a2")])]
+    assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
+
+
+def test_the_engineer_sees_the_refusing_verdicts_and_no_others() -> None:
+    verdicts = [
+        Verdict(check="causality", outcome="failed", reason="token 3 sees token 5", refuses=True),
+        Verdict(check="unused", outcome="failed", reason="w is unused"),
+        Verdict(check="shape", outcome="failed", reason="x" * 5000, refuses=True),
+    ]
+    client = Scripted("```python\n```")
+    engineer.repair(client, program="PROGRAM", verdicts=verdicts, motivation="idea", key="k", sampling=SAMPLING)
+    question = client.asked[0].messages[-1]["content"]
+    assert "causality: token 3 sees token 5" in question
+    assert "w is unused" not in question
+    assert "PROGRAM" in question
+    assert len(question) < 1500
+
+
+@pytest.mark.parametrize("tries, successes, goes_on", [(0, 0, True), (19, 0, True), (20, 3, True), (20, 2, False)])
+def test_repair_stops_when_too_few_repairs_succeed(tries: int, successes: int, goes_on: bool) -> None:
+    assert engineer.repair_pays(tries, successes, min_tries=20, stop_share=0.15) is goes_on
+
+
+def words(lesson: str, component: str = "output gate") -> str:
+    return json.dumps({"component": component, "lesson": lesson})
+
+
+def lesson(client: Scripted, outcome: analyst.Outcome) -> str:
+    found = analyst.lesson_text(
+        client, motivation="gates o", numbers="difference +0.070", outcome=outcome, key="k", sampling=SAMPLING
+    )
+    assert found.reply_sha256
+    return found.text
+
+
+def test_the_analyst_words_a_result_it_is_given() -> None:
+    client = Scripted(words("Gating the output improved recall, so keep the gate."))
+    assert lesson(client, "better") == "output gate: Gating the output improved recall, so keep the gate."
+    assert "BETTER" in client.asked[0].messages[-1]["content"]
+
+
+@pytest.mark.parametrize("outcome", ["worse", "within_noise", "not_measured"])
+def test_words_that_contradict_the_computed_outcome_are_dropped(outcome: analyst.Outcome) -> None:
+    assert lesson(Scripted(words("Gating the output improved recall, so keep the gate.")), outcome) == ""
+
+
+@pytest.mark.parametrize(
+    "text, outcome, agrees",
+    [
+        ("The gate degrades recall of the memory.", "worse", True),
+        ("The gate degrades recall of the memory.", "better", False),
+        ("The gate is not better than the reference here.", "within_noise", True),
+        ("It is not clear that the change is better than before.", "within_noise", True),
+        ("The improvement is not beyond the noise of seeds.", "within_noise", True),
+        ("The gate is better than the reference here.", "within_noise", False),
+        ("Try another gate to improve the recall.", "worse", True),
+        ("The gate gained 0.070 in recall accuracy.", "better", True),
+        ("The gate gained 0.5 in recall accuracy.", "better", False),
+        (", ", "better", False),
+        ("gate", "better", False),
+    ],
+)
+def test_direction_numbers_and_emptiness_decide_whether_words_agree(
+    text: str, outcome: analyst.Outcome, agrees: bool
+) -> None:
+    assert (contradiction(text, outcome=outcome, given="difference 0.070") == "") is agrees
+
+
+def test_a_component_that_says_nothing_is_left_out() -> None:
+    assert lesson(Scripted(words("Gating the output improved recall here.", ", ")), "better").startswith("Gating")
+
+
+def test_an_analyst_that_sends_prose_twice_is_a_reply_error() -> None:
+    with pytest.raises(ReplyError, match="is not JSON"):
+        lesson(Scripted("It got better.", "Really."), "better")
+
+
+def test_the_judge_keeps_three_marks_and_their_mean() -> None:
+    client = Scripted('{"effectiveness":4,"novelty":6,"complexity":8}')
+    opinion = judge.score(client, program=parent().program, motivation="m", key="k", sampling=SAMPLING)
+    assert (opinion.score, opinion.effectiveness, opinion.novelty, opinion.complexity) == (6.0, 4, 6, 8)
+    assert "class DeltaNet" in client.asked[0].messages[-1]["content"]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"effectiveness":0,"novelty":6,"complexity":8}', '{"effectiveness":"9","novelty":6,"complexity":8}', "9"]
+)
+def test_marks_out_of_range_or_of_another_type_are_no_opinion(text: str) -> None:
+    with pytest.raises(ReplyError):
+        judge.score(Scripted(text, text), program="x = 1", motivation="m", key="k", sampling=SAMPLING)
