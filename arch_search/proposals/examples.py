@@ -105,15 +105,33 @@ _SPLICE = (
     "```\n",
 )
 
+_TOOLBOX_SPLICE = (
+    splice_request(
+        "mix_paths",
+        source="def mix_paths(self, o, q, k, v, x):\n    return o\n",
+        init="def __init__(self, hidden_size=256, num_heads=4, **kwargs):\n    super().__init__()\n"
+        "    self.num_heads = num_heads\n    self.p = Learned(hidden_size, num_heads)\n",
+        idea="A short causal filter on the values gives local detail that the memory blurs; a gate decides per token.",
+    ),
+    '{"motivation":"filtered values beside the memory, gated by the input"}\n'
+    "```python\n"
+    "self.share = nn.Parameter(torch.ones(num_heads, 1, 1))\n\n"
+    "def mix_paths(self, o, q, k, v, x):\n"
+    '    local = self.p.conv("fir", v, 7) - avg(v, 4)\n'
+    '    return o + self.share * torch.sigmoid(self.p.lin1("local", x)) * local\n'
+    "```\n",
+)
 _EDITS = {"mix_paths": _MIX_PATHS, "decay": _DECAY, "feature_map": _FEATURE_MAP}
 
 
-def examples_for(rung: Rung, method: str) -> tuple[tuple[str, str], ...]:
-    """Two worked examples; for an edit never one of the same method, because a small model would copy it."""
+def examples_for(rung: Rung, method: str, *, on_toolbox: bool) -> tuple[tuple[str, str], ...]:
+    """Worked examples of a rung; for an edit never one of the same method, because a small model would copy it."""
     if rung == "grammar_edit":
         return tuple(example for name, example in _EDITS.items() if name != method)[:2]
     if rung == "grammar_program":
         return (_TWO_MEMORIES, _LOCAL_AND_MEMORY)
     if rung == "toolbox_program":
         return tuple((asked, f"```python\n{code}```\n") for asked, code in (_TWO_MEMORIES, _LOCAL_AND_MEMORY))
-    return (_SPLICE,) if rung == "method_splice" else ()
+    if rung == "method_splice":
+        return (_TOOLBOX_SPLICE if on_toolbox else _SPLICE,)
+    return ()

@@ -56,6 +56,8 @@ def _changed_hook(program: str, rng: np.random.Generator) -> str | None:
     names = [hook.name for hook in (*HOOKS, MIX) if hook.name in present]
     name = names[int(rng.integers(len(names)))]
     node = copy.deepcopy(present[name])
+    if not isinstance(node.body[-1], ast.Return) or node.body[-1].value is None:
+        return None
     changes = (*_BY_HOOK.get(name, ()), _swap_activation, _change_number, _remove_path)
     if not changes[int(rng.integers(len(changes)))](node, rng):
         return None
@@ -210,8 +212,8 @@ def _name(rng: np.random.Generator) -> str:
 
 def _returned(node: ast.FunctionDef) -> ast.expr:
     last = node.body[-1]
-    if not isinstance(last, ast.Return) or last.value is None:
-        raise ProposalError(f"{node.name} does not end in a return, so it cannot be changed at random")
+    assert isinstance(last, ast.Return), "only functions that end in a return are changed"
+    assert last.value is not None, "and that return a value"
     return last.value
 
 

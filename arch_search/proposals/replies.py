@@ -30,10 +30,11 @@ def function_reply(reply: str, name: str) -> tuple[ast.FunctionDef, str]:
     """
     if not reply.strip():
         raise ProposalError("the reply is empty; expected one function")
-    blocks = _FENCE.findall(reply)
-    code = textwrap.dedent(max(blocks, key=len) if blocks else reply.split("```")[0]).strip() + "\n"
-    if f"def {name}" not in code:
+    # a small model often closes a fence that it never opened, so the text before the first fence counts as a block
+    blocks = [block for block in (*_FENCE.findall(reply), reply.split("```")[0]) if f"def {name}" in block]
+    if not blocks:
         raise ProposalError(f"the reply has no def {name}; it begins with {_start(reply)}")
+    code = textwrap.dedent(max(blocks, key=len)).strip() + "\n"
     tree = splice.parse(code, "the reply")
     found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
     if len(found) != 1 or len(tree.body) != 1:

@@ -86,7 +86,7 @@ def writing_task(assignment: Assignment) -> WritingTask:
         rung=rung,
         template=f"researcher_{rung}",
         facts={"toolbox": toolbox_text(), "request": _request(assignment, method)},
-        examples=examples.examples_for(rung, method),
+        examples=examples.examples_for(rung, method, on_toolbox=is_toolbox_program(assignment.parent.program)),
         grammar=_grammar(assignment),
         max_tokens=_TOKENS[rung],
         hints={"rung": rung, "method": assignment.method},

@@ -6,6 +6,7 @@ import ast
 import builtins
 import textwrap
 from collections.abc import Iterator
+from functools import lru_cache
 
 from arch_search.errors import ProposalError
 
@@ -23,8 +24,8 @@ def parse(text: str, what: str = "the program") -> ast.Module:
 
 
 def class_node(program: str, class_name: str) -> ast.ClassDef:
-    """The named class at the top of the program; raises ProposalError where there is none."""
-    for node in parse(program).body:
+    """The named class at the top of the program, not to be changed; raises ProposalError where there is none."""
+    for node in _kept_tree(program).body:
         if isinstance(node, ast.ClassDef) and node.name == class_name:
             return node
     raise ProposalError(f"the program has no class {class_name}")
@@ -114,6 +115,12 @@ def undefined_names(program: str) -> tuple[str, ...]:
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             read.add(node.id)
     return tuple(sorted(read - bound))
+
+
+@lru_cache(maxsize=32)
+def _kept_tree(program: str) -> ast.Module:
+    """One tree per text for those who only read it: a splice asks for the same text several times."""
+    return parse(program)
 
 
 def _calls_self(statement: ast.stmt) -> bool:

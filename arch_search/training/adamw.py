@@ -33,7 +33,7 @@ class AdamW:
         chosen = [i for i, parameter in enumerate(self._parameters) if parameter.grad is not None]
         if not chosen:
             return
-        parameters = [self._parameters[i] for i in chosen]
+        parameters: list[Tensor] = [self._parameters[i] for i in chosen]
         gradients = [p.grad for p in parameters if p.grad is not None]
         means, squares = [self._means[i] for i in chosen], [self._squares[i] for i in chosen]
         if matrices := [parameter for parameter in parameters if parameter.ndim >= 2]:

@@ -146,6 +146,8 @@ SHIPPED = [
     Path(domains.__file__).parent / "linear_attention" / "seed_program.py",
 ]
 
+QUICK = {"zero-padded spectral filter", "half precision inside"}
+
 
 def examined(program: Path) -> ChildReport:
     config = load_config([])
@@ -164,7 +166,7 @@ def verdict_of(report: ChildReport, check: str) -> Verdict:
     return next(verdict for verdict in report.verdicts if verdict.check == check)
 
 
-@pytest.mark.parametrize("name", HONEST)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in HONEST])
 def test_an_honest_program_is_admitted_with_causality_passed(tmp_path: Path, name: str) -> None:
     program = tmp_path / f"{name.replace(' ', '_').replace(',', '')}.py"
     program.write_text(HEAD + HONEST[name])
@@ -177,6 +179,7 @@ def test_an_honest_program_is_admitted_with_causality_passed(tmp_path: Path, nam
     assert marked == (name in ("loop over tokens", "recurrent unit"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_program_is_admitted_without_a_mark(program: Path) -> None:
     report = examined(program)

@@ -57,8 +57,7 @@ FAULTS = {
     "chunk size from data": (
         "causality",
         "",
-        "c = 8 if x.abs().max() < 20 else 16\n"
-        "y = y + 0.1 * F.pad(torch.tanh(x), (0, 0, c, 0))[:, :T] * c",
+        "c = 8 if x.abs().max() < 20 else 16\ny = y + 0.1 * F.pad(torch.tanh(x), (0, 0, c, 0))[:, :T] * c",
     ),
     "rare trigger": ("causality", "", "y = y + (x.abs().amax(1, keepdim=True) > 20).to(x.dtype)"),
     "zero branch": (
@@ -147,6 +146,9 @@ FAULTS = {
     "sum over every prefix": ("cost", "", "y = torch.stack([x[:, : t + 1].mean(1) for t in range(T)], 1)"),
 }
 
+# seen by checks that come after a second or more of others
+SLOW = {name for name, (check, _, _) in FAULTS.items() if check in ("batch_rows", "cost")} - {"mean over the batch"}
+
 
 def request(*, exempt_cost: bool = False) -> Request:
     config = load_config([])
@@ -176,7 +178,7 @@ def test_the_program_without_a_fault_is_admitted(tmp_path: Path) -> None:
     assert refusals(examined(tmp_path)) == []
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in FAULTS])
 def test_a_planted_fault_is_refused_by_the_check_meant_for_it(tmp_path: Path, name: str) -> None:
     check, init, body = FAULTS[name]
 

@@ -83,7 +83,7 @@ def test_a_bad_reply_is_asked_for_once_more_under_its_own_key() -> None:
 
 
 def test_two_bad_replies_end_the_asking() -> None:
-    with pytest.raises(ReplyError, match="^k: the reply is not JSON"):
+    with pytest.raises(ReplyError, match=r"^k: the reply is not JSON"):
         ask_for_json(Scripted("prose", "more prose", '{"mark":3}'), request(), Marks)
 
 

@@ -9,11 +9,11 @@ from typing import get_args
 import pytest
 from jinja2 import UndefinedError
 
+from arch_search import domains
 from arch_search.agents import analyst, engineer, judge, researcher
 from arch_search.agents.analyst import contradiction
 from arch_search.agents.messages import messages_of
 from arch_search.config import Sampling
-from arch_search.domains.linear_attention import SEED_PROGRAM
 from arch_search.errors import ReplyError
 from arch_search.proposals import rungs
 from arch_search.proposals.assignment import Assignment
@@ -40,7 +40,7 @@ class Scripted:
 
 
 def parent() -> Candidate:
-    program = Path(SEED_PROGRAM).read_text(encoding="utf-8")
+    program = (Path(domains.__path__[0]) / "linear_attention" / "seed_program.py").read_text(encoding="utf-8")
     return Candidate(
         id="0" * 16, program=program, class_name="DeltaNet", name="reference", arm="baseline", rung="copy",
         generation=0, slot=0, parents=(), motivation="", parameter_count=1,

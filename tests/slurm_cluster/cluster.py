@@ -2,7 +2,7 @@
 
 No systemd, no container, no network namespace. Run as root, it makes an ordinary user for its own lifetime and starts
 everything as that user; where that user could not read the interpreter or the program, and when not run as root, the
-current user owns the cluster. `python tests/slurm_cluster/cluster.py COMMAND...` runs one command on a fresh cluster.
+current user owns the cluster. `python -m tests.slurm_cluster.cluster COMMAND...` runs one command on a fresh one.
 """
 
 from __future__ import annotations
@@ -18,21 +18,27 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.slurm_cluster.owner import (
+    REPOSITORY,
+    USER_PREFIX,
+    can_run,
+    choose_owner,
+    package_folders,
+    python_version,
+    system_python,
+)
+
 PROGRAMS = (
     *("munged", "mariadbd", "mariadb", "mariadb-install-db"),
     *("slurmdbd", "slurmctld", "slurmd", "sbatch", "setpriv"),
 )
 NODES = ("n1", "n2", "n3", "n4")
 MAX_ARRAY_SIZE = 32  # small, so that forty elements need two arrays
-START_LIMIT_S = 120.0
 _PREFIX = "asx-slurm-"
 _PID_FILE = "pid"
-_USER_PREFIX = "asx-test-"
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _SLURM_CONF = """\
@@ -104,17 +110,6 @@ class ClusterError(Exception):
     """The cluster did not start, with the tail of the log that says why."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
-    """Who runs the cluster. `made` is true for a user that exists only as long as the cluster; `why` is for people."""
-
-    name: str
-    uid: int
-    gid: int
-    made: bool
-    why: str
-
-
 def missing_programs() -> tuple[str, ...]:
     """Programs of the Debian packages that this machine lacks; empty when a cluster can be started."""
     return tuple(name for name in PROGRAMS if shutil.which(name, path=_SYSTEM_PATH) is None)
@@ -128,7 +123,7 @@ def remove_stale() -> None:
             if not Path(f"/proc/{pid}").exists():
                 shutil.rmtree(folder)
     for user in pwd.getpwall():
-        if os.geteuid() == 0 and user.pw_name.startswith(_USER_PREFIX) and not Path(user.pw_dir).parent.exists():
+        if os.geteuid() == 0 and user.pw_name.startswith(USER_PREFIX) and not Path(user.pw_dir).parent.exists():
             subprocess.run(["userdel", user.pw_name], capture_output=True, check=False)
 
 
@@ -141,7 +136,7 @@ class SlurmCluster:
         (self.folder / _PID_FILE).write_text(str(os.getpid()))
         self.workdir = self.folder / "work"
         self._daemons: list[subprocess.Popen[bytes]] = []
-        self.owner = _choose_owner(self.folder)
+        self.owner = choose_owner(self.folder)
         self.python = sys.executable
         self.environment = {
             "PATH": f"{Path(sys.executable).parent}:{_SYSTEM_PATH}",
@@ -211,14 +206,25 @@ class SlurmCluster:
         for daemon in reversed(self._daemons):
             _end(daemon)
         self._daemons.clear()
-        _kill_all(self._processes)
+        _kill_all(self.leftovers)
         if self.owner.made:
             subprocess.run(["userdel", self.owner.name], capture_output=True, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def leftovers(self) -> list[int]:
-        """Living processes of this cluster or of its jobs."""
-        return self._processes()
+        """Every living process that names the folder in its environment or arguments, or belongs to the made user."""
+        mark = os.fsencode(str(self.folder))
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            with suppress(OSError):
+                if entry.joinpath("stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z":
+                    continue
+                is_owned = self.owner.made and entry.stat().st_uid == self.owner.uid
+                if is_owned or mark in entry.joinpath("environ").read_bytes() + entry.joinpath("cmdline").read_bytes():
+                    found.append(int(entry.name))
+        return found
 
     def _start(self) -> None:
         self._make_folders()
@@ -250,12 +256,12 @@ class SlurmCluster:
 
     def _usable_python(self) -> str:
         """An interpreter that the owner can run and that sees the packages of this one."""
-        if _can_run(self.owner, sys.executable):
+        if can_run(self.owner, sys.executable, "import submitit"):
             return sys.executable
         home = self.folder / "python"
-        self._must([_system_python(), "-m", "venv", "--without-pip", str(home)])
-        packages = home / "lib" / f"python{_minor()}" / "site-packages"
-        lines = [f"import site; site.addsitedir({str(path)!r})" for path in _package_folders()]
+        self._must([system_python(), "-m", "venv", "--without-pip", str(home)])
+        packages = home / "lib" / f"python{python_version()}" / "site-packages"
+        lines = [f"import site; site.addsitedir({str(path)!r})" for path in package_folders()]
         (packages / "packages_of_the_tests.pth").write_text("\n".join([*lines, str(REPOSITORY)]) + "\n")
         return str(home / "bin" / "python")
 
@@ -335,7 +341,7 @@ class SlurmCluster:
                 raise ClusterError(f"{command[0]} failed: {done.stderr.strip() or done.stdout.strip()}")
             time.sleep(0.2)
 
-    def _wait_for(self, is_ready: Callable[[], bool], problem: str, *, limit_s: float = START_LIMIT_S) -> None:
+    def _wait_for(self, is_ready: Callable[[], bool], problem: str, *, limit_s: float = 120.0) -> None:
         deadline = time.monotonic() + limit_s
         while not is_ready():
             dead = [daemon for daemon in self._daemons if daemon.poll() is not None]
@@ -348,83 +354,6 @@ class SlurmCluster:
         for path in sorted((self.folder / "log").iterdir()):
             tails += [f"{path.name}: {line}" for line in path.read_text(errors="replace").splitlines()[-5:]]
         return "\n".join(tails)
-
-    def _processes(self) -> list[int]:
-        """Every living process that names the folder in its environment or arguments, or belongs to the made user."""
-        mark = os.fsencode(str(self.folder))
-        found = []
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
-                continue
-            with suppress(OSError):
-                if entry.joinpath("stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z":
-                    continue
-                is_owned = self.owner.made and entry.stat().st_uid == self.owner.uid
-                if is_owned or mark in entry.joinpath("environ").read_bytes() + entry.joinpath("cmdline").read_bytes():
-                    found.append(int(entry.name))
-        return found
-
-
-def _choose_owner(folder: Path) -> Owner:
-    me = pwd.getpwuid(os.geteuid())
-    current = Owner(name=me.pw_name, uid=me.pw_uid, gid=me.pw_gid, made=False, why="the tests run as an ordinary user")
-    if me.pw_uid != 0:
-        return current
-    name = f"{_USER_PREFIX}{os.getpid()}"
-    made = subprocess.run(
-        ["useradd", "--no-create-home", "--home-dir", str(folder / "home"), "--shell", "/bin/bash", name],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if made.returncode != 0:
-        return replace(current, why=f"useradd failed: {made.stderr.strip()}")
-    entry = pwd.getpwnam(name)
-    ordinary = Owner(name=name, uid=entry.pw_uid, gid=entry.pw_gid, made=True, why="the tests run as root")
-    problem = _reading_problem(ordinary)
-    if problem is None:
-        return ordinary
-    subprocess.run(["userdel", name], capture_output=True, check=False)
-    return replace(current, why=problem)
-
-
-def _reading_problem(owner: Owner) -> str | None:
-    """Why the owner can't run the project, or None."""
-    for path in (REPOSITORY, *_package_folders()):
-        if _run_as(owner, ["test", "-r", str(path), "-a", "-x", str(path)]) != 0:
-            return f"an ordinary user can't read {path}"
-    if not _can_run(owner, sys.executable) and not _can_run(owner, _system_python()):
-        return f"an ordinary user can run neither {sys.executable} nor {_system_python()}"
-    return None
-
-
-def _can_run(owner: Owner, python: str) -> bool:
-    # through env: setpriv itself still has the rights of root when it looks its command up
-    return _run_as(owner, ["env", python, "-c", "pass"]) == 0
-
-
-def _run_as(owner: Owner, command: Sequence[str]) -> int:
-    if owner.uid == os.geteuid():
-        ids = []
-    else:
-        ids = ["setpriv", f"--reuid={owner.uid}", f"--regid={owner.gid}", "--clear-groups"]
-    try:
-        return subprocess.run([*ids, *command], cwd="/", capture_output=True, timeout=30, check=False).returncode
-    except FileNotFoundError:
-        return 127
-
-
-def _system_python() -> str:
-    return f"/usr/bin/python{_minor()}"
-
-
-def _minor() -> str:
-    return f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
-def _package_folders() -> list[Path]:
-    folders = [Path(path) for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    return [folder for folder in folders if folder.is_dir()]
 
 
 def _free_ports(count: int) -> list[int]:

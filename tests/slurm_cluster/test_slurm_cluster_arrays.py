@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.slurm_cluster.cluster import MAX_ARRAY_SIZE, REPOSITORY, SlurmCluster, remove_stale
+from tests.slurm_cluster.cluster import MAX_ARRAY_SIZE, SlurmCluster, remove_stale
+from tests.slurm_cluster.owner import REPOSITORY
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 _SILENT = {

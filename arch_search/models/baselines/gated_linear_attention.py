@@ -2,8 +2,8 @@
 
 Source: Gated Linear Attention Transformers, arXiv 2312.06635, equation 3 and section 4.4: decay
 sigmoid(x W1 W2 + b) ** (1 / 16) of rank 16, keys half as wide as values, output normed per head and gated by
-swish(x W_r). The short convolution is not in that paper: every linear baseline here has one, so that they differ in the
-rule of the state.
+swish(x W_r + b_r). The short convolution is not in that paper: every linear baseline here has one, so that they differ
+in the rule of the state.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from kernels.gated_linear_attention.chunk import gated_linear_attention_chunk
 
 DECAY_RANK = 16
 DECAY_ROOT = 16
+OPEN_GATE = 1.28  # silu(1.28) = 1: small models learn sooner with a gate that starts open
 
 
 class GatedLinearAttention(nn.Module):
@@ -33,6 +34,7 @@ class GatedLinearAttention(nn.Module):
             nn.Linear(hidden_size, DECAY_RANK, bias=False), nn.Linear(DECAY_RANK, hidden_size // 2)
         )
         self.gate_proj = nn.Linear(hidden_size, hidden_size)
+        nn.init.constant_(self.gate_proj.bias, OPEN_GATE)
         self.o_norm = nn.RMSNorm(hidden_size // num_heads, eps=1e-5)
         self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False)
 
