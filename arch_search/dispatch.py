@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from arch_search.campaign import Campaign
+from arch_search.errors import CampaignError
 from arch_search.generation import packs_of, rounds_of, shard_of
 from arch_search.worker.manifest import Manifest
 from arch_search.worker.manifest import write as write_manifest
@@ -23,6 +25,7 @@ from slurm.local import InlineLauncher, LocalLauncher
 from slurm.units import Evidence, Resources, Submission, UnitState, WorkUnit
 
 ENDED = (UnitState.DONE, UnitState.ENDED)
+ROOM_MB = 20  # a unit's checkpoints and shard need less
 
 
 def make_launcher(campaign: Campaign) -> Launcher:
@@ -91,10 +94,20 @@ class Dispatcher:
         if current >= self._campaign.config.campaign.attempts_per_task:
             self._give_up(number, missing)
             return True
+        self._require_room()
         lost = ", ".join(pack.unit for pack in missing)
         self._say(f"gen {number}: {len(missing)} units ended without a shard ({lost}); running them again")
         self._write_round(number, current + 1, candidates, target_parameters, step_s)
         return False
+
+    def _require_room(self) -> None:
+        """A full disk is no failure of a candidate: stop before attempts are used up on it."""
+        free_mb = shutil.disk_usage(self._campaign.paths.root).free / 1e6
+        if free_mb < ROOM_MB:
+            raise CampaignError(
+                f"{self._campaign.paths.root}: {free_mb:.0f} MB free on its disk, at least {ROOM_MB} are needed; "
+                "make room and run the same command again"
+            )
 
     def _say_notes(self, number: int, notes: Mapping[str, str]) -> None:
         """Each reason once, however many units it holds."""

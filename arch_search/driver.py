@@ -26,6 +26,7 @@ from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import Candidate
 from slurm.errors import UnavailableError
 
+
 @dataclass(frozen=True, slots=True)
 class Tick:
     """What one tick did: `waiting` names what runs elsewhere and is worth looking at again later."""

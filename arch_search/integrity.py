@@ -46,9 +46,8 @@ def _acknowledged(campaign: Campaign, entries: tuple[Entry, ...]) -> Iterator[Pr
     numbers = [entry.data["generation"] for entry in closings]
     if numbers != list(range(len(numbers))):
         yield Problem(where=str(campaign.paths.journal), what=f"generations were closed in the order {numbers}")
-    if closings:
-        if archive_sha256(campaign) != closings[-1].data["archive_sha256"]:
-            yield Problem(where=str(campaign.paths.archive), what="is not the archive the journal acknowledged")
+    if closings and archive_sha256(campaign) != closings[-1].data["archive_sha256"]:
+        yield Problem(where=str(campaign.paths.archive), what="is not the archive the journal acknowledged")
 
 
 def _closed_generation(campaign: Campaign, number: int, contents: archive.ArchiveContents) -> Iterator[Problem]:

@@ -4,6 +4,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 bin=.venv/bin
 export OMP_NUM_THREADS=1
+export PATH="$PATH:/usr/sbin:/sbin"
 bash tests/slurm_cluster/install.sh
 
 failed=0

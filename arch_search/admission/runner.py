@@ -30,7 +30,6 @@ _PROCESSES = 64
 _FILE_MB = 16
 # other work may hold the cores; CPU time is the limit that means something
 _WALL_FACTOR = 3
-_SELF_TEST_LIMIT_S = 300
 _CHECKS = frozenset(
     {
         "contract",
@@ -96,6 +95,28 @@ def admit(
         exempt_cost=exempt_cost,
         vocab=vocab,
     )
+    report, result = _examined(program, request, jail=jail, workdir=workdir, python=python)
+    verdicts, report = _judged(report, result)
+    fingerprint = _usable(report.fingerprint)
+    if fingerprint and not any(verdict.refuses for verdict in verdicts):
+        verdicts += (
+            same_behaviour(fingerprint, known_fingerprints, distance=settings.duplicate_distance, own_rung=own_rung),
+        )
+    return AdmissionReport(
+        verdicts=verdicts,
+        class_name=report.class_name or class_name,
+        parameter_count=report.parameter_count,
+        fingerprint=fingerprint,
+        seconds=result.wall_s,
+        rung=result.rung,
+    )
+
+
+def _examined(
+    program: str, request: Request, *, jail: Jail, workdir: Path, python: str
+) -> tuple[ChildReport | None, JailResult]:
+    """What the child reported, None where nothing readable is left, and how it ended."""
+    settings = request.settings
     workdir.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="admit-", dir=workdir))
     try:
@@ -108,20 +129,7 @@ def admit(
             _ensure_child_works(folder, settings=settings, jail=jail, python=python)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    verdicts, report = _judged(report, result)
-    fingerprint = _usable(report.fingerprint)
-    if fingerprint and not any(verdict.refuses for verdict in verdicts):
-        verdicts += (same_behaviour(
-                fingerprint, known_fingerprints, distance=settings.duplicate_distance, own_rung=own_rung
-            ),)
-    return AdmissionReport(
-        verdicts=verdicts,
-        class_name=report.class_name or class_name,
-        parameter_count=report.parameter_count,
-        fingerprint=fingerprint,
-        seconds=result.wall_s,
-        rung=result.rung,
-    )
+    return report, result
 
 
 def _run(command: list[str], *, folder: Path, settings: Admission, jail: Jail, python: str) -> JailResult:

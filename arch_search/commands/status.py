@@ -86,7 +86,8 @@ def _text(facts: dict[str, Any]) -> str:
             f"campaign    {facts['campaign']} in {facts['dir']}{' (finished)' if facts['finished'] else ''}",
             f"generation  {facts['generation']} of {facts['generations_total']}; units: {units}",
             f"proposed    {facts['proposed']}, admitted {facts['admitted']}",
-            f"trainings   {facts['trainings_done']} of {facts['trainings_planned']}; {facts['trainings_failed']} failed",
+            f"trainings   {facts['trainings_done']} of {facts['trainings_planned']}; "
+            f"{facts['trainings_failed']} failed",
             f"best        {best_in_words(facts['best'], facts['metric'])}",
             f"model       {tokens['calls']} replies, {tokens['reply']} tokens",
             *([f"report      {facts['report']}"] if facts["report"] else []),

@@ -95,19 +95,7 @@ def run_jailed(
     report = tree.report()
     if tree.stopped is None and _looks_like_bwrap(rung, report, tree) and (said := bwrap_failure(workdir, readable)):
         raise JailError(f"bwrap could not build the jail: {said}")
-    ended, reason, code = _ending(report, tree.stopped, rung)
-    return JailResult(
-        exit_code=code if ended == "exited" else None,
-        ended=ended,
-        reason=reason,
-        signal=-code if ended == "signalled" and code else None,
-        wall_s=time.monotonic() - started,
-        cpu_s=max(tree.cpu_s, float(report.get("cpu_s", 0.0))),
-        peak_memory_mb=tree.peak_memory_mb,
-        stdout_tail=tree.tail(0),
-        stderr_tail=tree.tail(1),
-        rung=rung,
-    )
+    return _result(report, tree, rung, wall_s=time.monotonic() - started)
 
 
 class _Tree:
@@ -165,7 +153,7 @@ class _Tree:
             now = time.monotonic()
             if now >= next_watch:
                 next_watch = now + _WATCH_EVERY_S
-                self.stopped = self._exceeded(tree_use(self._guard.pid, enough=self._limits.processes + 1), now - begun)
+                self.stopped = self._exceeded(self._use(self._guard.pid), now - begun)
             if self.stopped is None and now >= next_tick and self._on_tick is not None:
                 next_tick = now + _TICK_EVERY_S
                 reason = self._on_tick()
@@ -184,6 +172,10 @@ class _Tree:
 
     def tail(self, stream: int) -> str:
         return self._tails[stream].decode("utf-8", errors="replace")
+
+    def _use(self, root: int) -> TreeUse:
+        limits = self._limits
+        return tree_use(root, enough=limits.processes + 1, doubtful_mb=limits.memory_gb * 1024)
 
     def _exceeded(self, use: TreeUse, wall_s: float) -> tuple[Ended, str] | None:
         self.cpu_s = max(self.cpu_s, use.cpu_s)
@@ -295,6 +287,22 @@ def _rlimits(limits: Limits) -> dict[str, int]:
 def _looks_like_bwrap(rung: str, report: Mapping[str, Any], tree: _Tree) -> bool:
     """Whether bwrap itself may have failed; a program can print the same, so this is only a reason to try again."""
     return rung == "bwrap" and report.get("code") == 1 and tree.tail(1).startswith("bwrap: ")
+
+
+def _result(report: Mapping[str, Any], tree: _Tree, rung: str, *, wall_s: float) -> JailResult:
+    ended, reason, code = _ending(report, tree.stopped, rung)
+    return JailResult(
+        exit_code=code if ended == "exited" else None,
+        ended=ended,
+        reason=reason,
+        signal=-code if ended == "signalled" and code else None,
+        wall_s=wall_s,
+        cpu_s=max(tree.cpu_s, float(report.get("cpu_s", 0.0))),
+        peak_memory_mb=tree.peak_memory_mb,
+        stdout_tail=tree.tail(0),
+        stderr_tail=tree.tail(1),
+        rung=rung,
+    )
 
 
 def _ending(report: Mapping[str, Any], stopped: tuple[Ended, str] | None, rung: str) -> tuple[Ended, str, int | None]:

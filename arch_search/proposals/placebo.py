@@ -17,10 +17,10 @@ def placebo(reference: Candidate, *, generation: int, slot: int) -> Draft:
     Every placebo of a campaign makes another draw: its constructor first takes a number of random values that belongs
     to (generation, slot). Raises ProposalError where the reference has no constructor.
     """
-    text = splice.parse(reference.program) and splice.methods(reference.program, reference.class_name).get("__init__")
-    if text is None:
+    init = splice.methods(reference.program, reference.class_name).get("__init__")
+    if init is None:
         raise ProposalError(f"reference {reference.id} has no __init__ that could draw other weights")
-    first = next(one for one in text.body if not _is_docstring(one))
+    first = next(one for one in init.body if not _is_docstring(one))
     draws = generation * 1000 + slot + 1
     lines = reference.program.splitlines(keepends=True)
     indent = " " * first.col_offset

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 
 from arch_search.proposals import splice
-from arch_search.proposals.registry import PRIMITIVES, Hook
+from arch_search.proposals.registry import MIX, PRIMITIVES, Hook
 
 WIDTH = 120
 MIXER = "DeltaNet"
@@ -19,10 +19,20 @@ _LAYOUT = "Hooks work on vectors (B, H, T, d) and scalars (B, H, T, 1); x is the
 _KINDS = tuple(primitive.name for primitive in PRIMITIVES if primitive.home == "learned")
 
 
+@lru_cache(maxsize=256)
 def is_toolbox_program(program: str) -> bool:
-    """Whether the program is built on the toolbox, so that its hooks can be rewritten by name."""
+    """Whether the program is exactly what rendering gives, so that its hooks can be rewritten by name.
+
+    A whole module that came from a toolbox program but changed one of its pieces, or added an import or a helper, is
+    not: rendering a child of it would lose that.
+    """
     classes = {node.name for node in splice.parse(program).body if isinstance(node, ast.ClassDef)}
-    return {MIXER, LEARNED} <= classes and {"mix", "forward"} <= set(splice.methods(program, MIXER))
+    if not {MIXER, LEARNED} <= classes:
+        return False
+    mix = splice.methods(program, MIXER).get(MIX.name)
+    if mix is None or [argument.arg for argument in mix.args.args] != ["self", *MIX.arguments]:
+        return False
+    return splice.without_words(render(program, "")) == splice.without_words(program)
 
 
 def toolbox_names() -> frozenset[str]:

@@ -111,7 +111,7 @@ def program_from_reply(assignment: Assignment, reply: str) -> Draft:
     change = describe_difference(parent.program, program)
     origin = f"Written on rung {assignment.rung} from parent {parent.id}."
     text = header(origin=origin, change=change, words=words)
-    finish = render if is_toolbox_program(program) and assignment.rung != "whole_module" else with_header
+    finish = with_header if assignment.rung == "whole_module" or not is_toolbox_program(parent.program) else render
     return Draft(program=finish(program, text), class_name=class_name, motivation=change, method=assignment.method)
 
 
@@ -190,8 +190,7 @@ def _spliced(assignment: Assignment, code: str) -> str:
     new = [line for line in written if line not in {one.strip() for one in present}]
     if new:
         program = splice.add_to_init(program, parent.class_name, "\n".join(new) + "\n")
-    splice.parse(program)
-    return program
+    return render(program, "") if is_toolbox_program(parent.program) else program
 
 
 def _public_class(program: str) -> str:

@@ -17,7 +17,8 @@ _STRUCTURED_OUTPUTS = {"backend": "xgrammar", "disable_any_whitespace": True}
 def serve_command(llm: Llm, *, python: Path, weights: Path, name: str, host: str, port: int, on_gpu: bool) -> list[str]:
     """The command; the key is not in it, as any user of the machine can read command lines."""
     command = [str(python.parent / "vllm"), "serve", str(weights), "--served-model-name", name]
-    command += ["--max-model-len", str(llm.context_tokens), "--max-num-seqs", str(llm.parallel_requests)]
+    # one place more than the driver fills, so that a probe never waits behind long replies
+    command += ["--max-model-len", str(llm.context_tokens), "--max-num-seqs", str(llm.parallel_requests + 1)]
     command += ["--host", host, "--port", str(port), "--disable-uvicorn-access-log"]
     command += ["--structured-outputs-config", json.dumps(_STRUCTURED_OUTPUTS)]
     # without a GPU compiling takes most of a minute and gains nothing at these batch sizes

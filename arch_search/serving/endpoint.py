@@ -33,6 +33,7 @@ class ServerRecord:
     pid: int
     start_ticks: int  # field 22 of /proc/PID/stat: clock ticks after boot
     host: str
+    ready: bool  # it has answered once: from then on silence means that it hangs, not that it loads
 
 
 def write_record(record: ServerRecord, *, endpoint_file: Path, key_file: Path) -> None:
@@ -44,6 +45,7 @@ def write_record(record: ServerRecord, *, endpoint_file: Path, key_file: Path) -
         "pid": record.pid,
         "start_ticks": record.start_ticks,
         "host": record.host,
+        "ready": record.ready,
         "key_file": str(key_file),
     }
     write_atomic(endpoint_file, json.dumps(data, indent=1).encode())
@@ -56,7 +58,11 @@ def read_record(endpoint_file: Path) -> ServerRecord | None:
         key = Path(data["key_file"]).read_text(encoding="ascii").strip()
         endpoint = Endpoint(base_url=str(data["base_url"]), model=str(data["model"]), api_key=key)
         return ServerRecord(
-            endpoint=endpoint, pid=int(data["pid"]), start_ticks=int(data["start_ticks"]), host=str(data["host"])
+            endpoint=endpoint,
+            pid=int(data["pid"]),
+            start_ticks=int(data["start_ticks"]),
+            host=str(data["host"]),
+            ready=bool(data["ready"]),
         )
     except (StoreError, OSError, ValueError, KeyError, TypeError):
         return None

@@ -37,6 +37,8 @@ def stop_session(leader: int, ticks: int, *, grace_s: float) -> None:
     if start_ticks(leader) not in (None, ticks):
         return
     _signal_all(_members(leader), signal.SIGTERM)
+    # a stopped process sees the first signal only when it goes on
+    _signal_all(_members(leader), signal.SIGCONT)
     deadline = time.monotonic() + grace_s
     while _members(leader) and time.monotonic() < deadline:
         time.sleep(0.1)

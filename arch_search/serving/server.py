@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from arch_search.config import Llm
@@ -41,12 +41,19 @@ def _nothing() -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Files:
+    endpoint: Path
+    key: Path
+    log: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerProcess:
     """A server that was started or found. `record` is None for one that is not ours (llm.kind=endpoint)."""
 
     endpoint: Endpoint
     record: ServerRecord | None
-    log_file: Path
+    files: _Files
     log_offset: int  # where the lines of this start begin in the log
     deadline: float  # time.monotonic() after which it counts as not starting
 
@@ -73,10 +80,11 @@ def launch(llm: Llm, *, endpoint_file: Path, key_file: Path, log_file: Path, say
         ModelServerError: environment, weights, memory or disk do not allow a server.
         ConfigError: llm.kind=endpoint without llm.base_url.
     """
+    files = _Files(endpoint=endpoint_file, key=key_file, log=log_file)
     if llm.kind == "endpoint":
         endpoint, deadline = external_endpoint(llm, os.environ), time.monotonic() + _PROBE_LIMIT_S
-        return ServerProcess(endpoint=endpoint, record=None, log_file=log_file, log_offset=0, deadline=deadline)
-    found = _found(llm, endpoint_file, log_file, say)
+        return ServerProcess(endpoint=endpoint, record=None, files=files, log_offset=0, deadline=deadline)
+    found = _found(llm, files, say)
     if found is not None:
         return found
     python = ensure_environment(llm, say=say)
@@ -84,10 +92,8 @@ def launch(llm: Llm, *, endpoint_file: Path, key_file: Path, log_file: Path, say
     on_gpu = has_nvidia_gpu()
     if not on_gpu:
         require_memory(_memory_need_gb(llm, weights), f"serving {llm.model}")
-    process = _spawn(llm, python, weights, log_file, on_gpu=on_gpu)
-    assert process.record is not None
-    write_record(process.record, endpoint_file=endpoint_file, key_file=key_file)
-    say(f"model server started: {process.endpoint.model} at {process.endpoint.base_url}, pid {process.record.pid}")
+    process = _spawn(llm, python, weights, files, on_gpu=on_gpu)
+    say(f"model server started: {process.endpoint.model} at {process.endpoint.base_url}")
     return process
 
 
@@ -107,6 +113,8 @@ def wait_ready(process: ServerProcess, llm: Llm, *, say: Say, pump: Pump = _noth
         if record is None or is_healthy(endpoint):
             failure = probe_failure(endpoint, _PROBE_LIMIT_S)
             if not failure:
+                if record is not None and not record.ready:
+                    _write(replace(record, ready=True), process.files)
                 say(f"model server ready: {endpoint.model}, waited {time.monotonic() - began:.0f} s")
                 return endpoint
         if time.monotonic() >= process.deadline:
@@ -173,33 +181,33 @@ def stop(endpoint_file: Path) -> None:
     endpoint_file.unlink(missing_ok=True)
 
 
-def _found(llm: Llm, endpoint_file: Path, log_file: Path, say: Say) -> ServerProcess | None:
+def _found(llm: Llm, files: _Files, say: Say) -> ServerProcess | None:
     """The server on record: ready, or still loading. A dead, hanging or other model's one is ended: None."""
-    record = read_record(endpoint_file)
+    record = read_record(files.endpoint)
     if record is None or record.host != socket.gethostname():
         return None
     if is_running(record.pid, record.start_ticks) and record.endpoint.model == served_name(llm.model):
-        age_s = max(0.0, time.time() - endpoint_file.stat().st_mtime)
-        loading = not is_healthy(record.endpoint) and age_s < llm.start_limit_s
+        age_s = max(0.0, time.time() - files.endpoint.stat().st_mtime)
+        loading = not record.ready and age_s < llm.start_limit_s
         if loading or probe(record.endpoint, _PROBE_LIMIT_S):
             say(f"model server on record (pid {record.pid}) is {'still loading' if loading else 'alive'}: used again")
             deadline = time.monotonic() + llm.start_limit_s - (age_s if loading else 0)
-            return ServerProcess(
-                endpoint=record.endpoint, record=record, log_file=log_file, log_offset=0, deadline=deadline
-            )
+            return ServerProcess(endpoint=record.endpoint, record=record, files=files, log_offset=0, deadline=deadline)
         say(f"model server on record (pid {record.pid}) does not answer: ended")
-    stop(endpoint_file)
+    stop(files.endpoint)
     return None
 
 
-def _spawn(llm: Llm, python: Path, weights: Path, log_file: Path, *, on_gpu: bool) -> ServerProcess:
+def _spawn(llm: Llm, python: Path, weights: Path, files: _Files, *, on_gpu: bool) -> ServerProcess:
     name, port, key = served_name(llm.model), _free_port(), secrets.token_urlsafe(24)
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    with log_file.open("ab") as log:
+    command = serve_command(llm, python=python, weights=weights, name=name, host=_LOCAL, port=port, on_gpu=on_gpu)
+    files.log.parent.mkdir(parents=True, exist_ok=True)
+    with files.log.open("ab") as log:
         offset = log.tell()
         process = subprocess.Popen(
-            serve_command(llm, python=python, weights=weights, name=name, host=_LOCAL, port=port, on_gpu=on_gpu),
-            stdin=subprocess.DEVNULL,
+            # held back until it is on record: were we killed in between, nobody would ever find and end it
+            ["sh", "-c", 'read -r go && exec "$@" </dev/null', "sh", *command],
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             # a folder without packages of ours: vLLM would take our `kernels` for another one
@@ -208,16 +216,18 @@ def _spawn(llm: Llm, python: Path, weights: Path, log_file: Path, *, on_gpu: boo
             start_new_session=True,
         )
     endpoint = Endpoint(base_url=f"http://{_LOCAL}:{port}/v1", model=name, api_key=key)
-    record = ServerRecord(
-        endpoint=endpoint, pid=process.pid, start_ticks=start_ticks(process.pid) or 0, host=socket.gethostname()
-    )
-    return ServerProcess(
-        endpoint=endpoint,
-        record=record,
-        log_file=log_file,
-        log_offset=offset,
-        deadline=time.monotonic() + llm.start_limit_s,
-    )
+    ticks, host = start_ticks(process.pid) or 0, socket.gethostname()
+    record = ServerRecord(endpoint=endpoint, pid=process.pid, start_ticks=ticks, host=host, ready=False)
+    _write(record, files)
+    assert process.stdin is not None
+    with process.stdin as gate:
+        gate.write(b"go\n")
+    deadline = time.monotonic() + llm.start_limit_s
+    return ServerProcess(endpoint=endpoint, record=record, files=files, log_offset=offset, deadline=deadline)
+
+
+def _write(record: ServerRecord, files: _Files) -> None:
+    write_record(record, endpoint_file=files.endpoint, key_file=files.key)
 
 
 def _memory_need_gb(llm: Llm, weights: Path) -> float:
@@ -248,11 +258,11 @@ def _ask(endpoint: Endpoint, url: str, question: dict[str, object] | None, limit
 def _reason(process: ServerProcess) -> str:
     """The line of the server's own log that says most: the last one with an error, else the last one."""
     try:
-        with process.log_file.open("rb") as log:
+        with process.files.log.open("rb") as log:
             log.seek(process.log_offset)
             text = log.read().decode("utf-8", errors="replace")
     except OSError as error:
-        return f"{process.log_file} cannot be read ({error.strerror})"
+        return f"{process.files.log} cannot be read ({error.strerror})"
     return last_error(text)
 
 

@@ -115,8 +115,7 @@ def test_the_behaviour_of_an_earlier_program_is_refused_for_our_rungs_only(tmp_p
 )
 def test_a_hostile_program_ends_in_one_verdict_that_says_why(tmp_path: Path, name: str) -> None:
     check, told, body = HOSTILE[name]
-    # copies of a process share their memory but are counted in full
-    limits = replace(load_config([]).admission, limit_s=8, memory_gb=8 if name == "multiplies" else 0.8)
+    limits = replace(load_config([]).admission, limit_s=8, memory_gb=0.8)
 
     report = admitted(tmp_path, body, settings=limits)
 

@@ -38,6 +38,24 @@ def kill(driver: subprocess.Popen[str]) -> None:
     driver.wait()
 
 
+def descendants(pid: int) -> list[int]:
+    """Processes started by `pid`, and by those."""
+    parents: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        children = parents.get(waiting.pop(), [])
+        found += children
+        waiting += children
+    return found
+
+
 def archive(cwd: Path, name: str = "smoke-001") -> ArchiveContents:
     return read_archive(cwd / "campaigns" / name / "archive.h5")
 

@@ -46,6 +46,10 @@ def test_help_answers_in_under_half_a_second_of_cpu_time() -> None:
         (["check", "no_such_file.py"], 2, "no such file"),
         (["frobnicate"], 2, "invalid choice"),
         (["run", "llm=recorded", "llm.recording=missing.jsonl", "campaign=smoke", "slurm=inline"], 1, "missing.jsonl"),
+        (["run", "campaign=smoke", "data=text", "data.path=no/such/corpus"], 1, "no/such/corpus"),
+        (["run", "campaign=smoke", "campaign.baselines=[warp_drive]", "llm=recorded", "llm.recording=x"], 2, "mamba2"),
+        (["fsck", "no/such/folder"], 1, "no campaign here"),
+        (["show", "no/such/folder", "x"], 1, "no campaign here"),
     ],
 )
 def test_wrong_use_is_one_line_and_its_exit_code(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,7 +15,7 @@ import h5py
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from campaigns import SMALL, arch_search, archive, kill, measured, start
+from campaigns import SMALL, arch_search, archive, descendants, kill, measured, start
 
 from arch_search.campaign import open_campaign
 from arch_search.integrity import check_campaign
@@ -76,12 +79,12 @@ def test_two_campaigns_with_the_same_seed_and_replies_are_the_same(finished: Pat
     assert measured(archive(tmp_path)) == measured(archive(finished))
 
 
-def test_a_driver_killed_at_random_moments_ends_with_the_same_measurements(finished: Path, tmp_path: Path) -> None:
-    """Every kill hits driver, supervisor and child together; nothing acknowledged may be lost or measured anew."""
+def test_killed_at_random_moments_a_campaign_ends_with_the_same_measurements(finished: Path, tmp_path: Path) -> None:
+    """Driver, supervisor or child is killed; nothing acknowledged may be lost or measured to another value."""
     rng = random.Random(20261120)
     kills = 0
     while True:
-        driver = start("run", *SMALL, cwd=tmp_path)
+        driver = start("run", *SMALL, "campaign.attempts_per_task=100", cwd=tmp_path)
         until = time.monotonic() + (rng.uniform(0.2, 9.0) if kills < KILLS else 600)
         while driver.poll() is None and time.monotonic() < until:
             time.sleep(0.02)
@@ -90,9 +93,36 @@ def test_a_driver_killed_at_random_moments_ends_with_the_same_measurements(finis
             if kills >= KILLS:
                 break
         else:
-            kill(driver)
             kills += 1
+            workers = descendants(driver.pid)
+            if workers and rng.random() < 0.3:
+                os.kill(rng.choice(workers), signal.SIGKILL)
+                time.sleep(rng.uniform(0.0, 2.0))
+            kill(driver)
         for folder in (tmp_path / "campaigns").glob("*/campaign.json"):
             assert check_campaign(open_campaign(folder.parent)) == [], f"after {kills} kills"
     for folder in sorted((tmp_path / "campaigns").iterdir()):
         assert measured(archive(tmp_path, folder.name)) == measured(archive(finished))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
+@pytest.mark.parametrize("size", ["300k", "4m"])
+def test_a_full_disk_stops_with_one_line_and_the_campaign_goes_on_once_there_is_room(
+    finished: Path, tmp_path: Path, size: str
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    small = ("data.max_bytes=200000", f"campaign.dir={disk / 'c'}")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], check=True)
+    try:
+        full = arch_search("run", *SMALL, *small, cwd=tmp_path)
+        assert full.returncode == 1
+        assert len(full.stderr.strip().splitlines()) == 1, full.stderr
+        assert "room" in full.stderr or "space" in full.stderr, full.stderr
+        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+        again = arch_search("run", *SMALL, *small, cwd=tmp_path)
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert check_campaign(open_campaign(disk / "c")) == []
+        assert all(one.ending == "finished" for one in open_campaign(disk / "c").contents().evaluations)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -302,6 +302,17 @@ def test_a_memory_eater_is_ended_with_what_it_used(tmp_path: Path, rung: str) ->
 
 
 @pytest.mark.parametrize("rung", EVERY)
+def test_memory_that_copies_of_a_process_share_is_counted_once(tmp_path: Path, rung: str) -> None:
+    code = (
+        "import os, time\nx = bytearray(b'1' * 80_000_000)\nfor _ in range(2): os.fork()\ntime.sleep(0.8)\nprint('ok')"
+    )
+    result = jailed(tmp_path, code, rung, limits=replace(LIMITS, memory_gb=0.2))
+
+    assert (result.ended, result.exit_code) == ("exited", 0)
+    assert 80 < result.peak_memory_mb < 200
+
+
+@pytest.mark.parametrize("rung", EVERY)
 def test_one_huge_allocation_fails_inside_the_program(tmp_path: Path, rung: str) -> None:
     result = jailed(tmp_path, "bytearray(10**12)", rung)
 

@@ -229,3 +229,19 @@ def test_insights_are_drawn_for_the_place_of_the_change():
     assert rungs.insight_tags("grammar_edit", "values") == ("convolution",)
     assert "memory" in rungs.insight_tags("grammar_program", "")
     assert rungs.insight_tags("whole_module", "") == ()
+
+
+def test_a_whole_module_that_changed_a_toolbox_piece_takes_only_the_free_rungs(seed, candidate):
+    changed = seed.program.replace("decay = (g_ - g_.mT).tril().exp().tril()", "decay = torch.ones_like(lower)")
+    assert changed != seed.program
+    helped = seed.program.replace("class Learned", "def helper(x):\n    return x\n\n\nclass Learned")
+    for program in (changed, helped):
+        assert rungs.rungs_for(candidate(program)) == ("method_splice", "whole_module")
+
+
+def test_a_splice_into_a_toolbox_program_gets_the_pieces_it_uses(seed):
+    reply = "```python\ndef output_gate(self, o, x):\n    return o - avg(o, 4)\n```"
+    draft = rungs.program_from_reply(Assignment(rung="method_splice", parent=seed, method="output_gate"), reply)
+    assert "def avg(" in draft.program
+    assert "def prev(" in draft.program
+    assert is_toolbox_program(draft.program)

@@ -68,7 +68,8 @@ def test_a_failed_install_says_why_and_what_it_left_is_made_again(
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    llm, said = make_llm(tmp_path / "env"), []
+    llm = make_llm(tmp_path / "env")
+    said: list[str] = []
     for _ in range(2):
         with pytest.raises(ModelServerError, match=r"installing vllm.* failed: .*vllm.*") as caught:
             ensure_environment(llm, say=said.append)

@@ -1,0 +1,53 @@
+"""A campaign whose model is a real vLLM server of ours, killed while it works."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from campaigns import archive, start
+
+from arch_search.campaign import open_campaign
+from arch_search.integrity import check_campaign
+
+REPOSITORY = Path(__file__).parents[2]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+
+
+def test_a_campaign_survives_the_kill_of_its_model_server_and_leaves_none_behind(tmp_path: Path) -> None:
+    driver = start(
+        "run", "campaign=smoke", "slurm=inline", "llm=vllm", "llm.model=smollm2-135m-instruct",
+        f"llm.env_dir={REPOSITORY / '.venv-llm'}", f"llm.cache_dir={REPOSITORY / '.cache'}",
+        "campaign.generations=1", "campaign.slots.grammar_edit=2", "campaign.slots.mutation=0", cwd=tmp_path,
+    )  # fmt: skip
+    folder = tmp_path / "campaigns" / "smoke-001"
+    try:
+        _wait_until(lambda: (folder / "endpoint.json").exists(), driver)
+        first = json.loads((folder / "endpoint.json").read_text())["pid"]
+        os.killpg(first, signal.SIGKILL)
+        assert driver.wait(timeout=800) == 0, (tmp_path / "out.txt").read_text()[-3000:]
+    finally:
+        if driver.poll() is None:
+            driver.kill()
+    contents = archive(tmp_path)
+    assert any(one.proposal.reply_sha256 for one in contents.tries), "the model was asked"
+    assert any(one.arm == "evolve" for one in contents.candidates)
+    assert not (folder / "endpoint.json").exists()
+    assert check_campaign(open_campaign(folder)) == []
+
+
+def _wait_until(is_so: Callable[[], bool], driver: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 600
+    while not is_so():
+        assert driver.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.2)
