@@ -428,5 +428,5 @@ def _refusal(check: str, error: Exception) -> Verdict:
 def _normal_form(program: str) -> str:
     try:
         return fingerprint.normal_form(program)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except ProposalError:
         return ""  # admission's static check names what is wrong with it

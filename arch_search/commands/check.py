@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from arch_search.admission import runner, static
-from arch_search.errors import ConfigError
+from arch_search.errors import ConfigError, ProposalError
 from arch_search.proposals.fingerprint import normal_form
 from arch_search.settings import load_config
 from cognition_db.records import Verdict, to_json
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
 def _normal_form_or_empty(program: str) -> str:
     try:
         return normal_form(program)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except ProposalError:
         return ""
 
 

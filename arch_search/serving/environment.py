@@ -62,7 +62,7 @@ def ensure_environment(llm: Llm, *, say: Say) -> Path:
             something that is no environment with vLLM.
     """
     folder, python = environment_folder(llm), environment_python(llm)
-    with locked(folder) as lock:
+    with locked(folder, say=say) as lock:
         if (folder / _MARKER).exists() or _is_foreign_with_vllm(folder):
             return python
         on_gpu = has_nvidia_gpu()
@@ -141,15 +141,19 @@ def _clear_unfinished(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """One maker of `folder` at a time; others wait until it is done. Gives the descriptor of the lock.
+def locked(folder: Path, *, say: Say) -> Iterator[int]:
+    """One maker of `folder` at a time; others say so and wait until it is done. Gives the descriptor of the lock.
 
     Steps that write to the folder inherit the descriptor: where the maker is killed, the lock is held until the
     step it had started has ended as well.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another process that makes {folder.name}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock.fileno()
 
 

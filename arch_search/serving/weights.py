@@ -58,7 +58,7 @@ def find_weights(llm: Llm, *, say: Say) -> Path:
             return _checked_local(folder, setting)
     model = find_model(llm.model)
     target, python = weights_folder(llm), environment_python(llm)
-    with locked(target) as lock:
+    with locked(target, say=say) as lock:
         if is_complete(target):
             return target
         hub_id = model.hub_id if model else llm.model

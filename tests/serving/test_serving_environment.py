@@ -90,26 +90,26 @@ def test_other_packages_and_settings_of_ours_do_not_reach_the_other_python(monke
 
 
 def test_a_second_maker_waits_for_the_first(tmp_path: Path) -> None:
-    order = []
+    order: list[str] = []
 
     def second() -> None:
-        with locked(tmp_path / "env"):
+        with locked(tmp_path / "env", say=order.append):
             order.append("second")
 
-    with locked(tmp_path / "env"):
+    with locked(tmp_path / "env", say=order.append):
         thread = threading.Thread(target=second)
         thread.start()
         time.sleep(0.2)
         order.append("first")
     thread.join()
-    assert order == ["first", "second"]
+    assert order == ["waiting for another process that makes env", "first", "second"]
 
 
 def test_a_step_that_outlives_its_killed_maker_keeps_the_lock(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\n"
         "from arch_search.serving.environment import locked, run_step\n"
-        "with locked(Path(sys.argv[1])) as lock:\n"
+        "with locked(Path(sys.argv[1]), say=print) as lock:\n"
         "    print('in', flush=True)\n"
         "    run_step(['sleep', '2'], limit_s=9, lock=lock)\n"
     )
@@ -126,5 +126,5 @@ def test_a_step_that_outlives_its_killed_maker_keeps_the_lock(tmp_path: Path) ->
 
 
 def test_a_step_without_end_is_stopped(tmp_path: Path) -> None:
-    with locked(tmp_path / "env") as lock, pytest.raises(environment.StepError, match="no end after 0 s"):
+    with locked(tmp_path / "env", say=print) as lock, pytest.raises(environment.StepError, match="no end after 0 s"):
         run_step(["sleep", "5"], limit_s=0.2, lock=lock)
