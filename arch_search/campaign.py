@@ -88,10 +88,7 @@ def open_campaign(folder: Path) -> Campaign:
     paths = CampaignPaths(folder.absolute())
     if not paths.campaign_json.exists():
         raise CampaignError(f"{folder}: no campaign here (no campaign.json); give the folder `arch-search run` named")
-    try:
-        data = read_json(paths.campaign_json)
-    except (OSError, ValueError) as error:
-        raise CampaignError(f"{paths.campaign_json}: cannot be read ({error}); restore it from a copy") from error
+    data = read_json(paths.campaign_json)
     if data.get("schema") != CAMPAIGN_SCHEMA:
         raise CampaignError(
             f"{paths.campaign_json}: schema {data.get('schema')}, this program reads {CAMPAIGN_SCHEMA}; "

@@ -16,7 +16,7 @@ from arch_search.closing import close_generation, merge_generation
 from arch_search.dispatch import Dispatcher, make_launcher
 from arch_search.errors import CampaignError
 from arch_search.generation import admitted, open_slots, read_tries, slot_plans
-from arch_search.proposing import Proposer
+from arch_search.proposing import Proposer, require_baselines
 from arch_search.protocols import ModelClient
 from arch_search.reporting import write_campaign_report
 from arch_search.serving import server
@@ -46,8 +46,9 @@ class Driver:
         self.call_log = CallLog(campaign.paths.calls, campaign.paths.text)
         self.activity = "starting"
         self.on_change: Callable[[], None] = lambda: None
-        self._client: ModelClient | None = None
+        self._client = self._recorded_client()
         self._serving: server.ServerProcess | None = None
+        require_baselines(campaign.config)
         data.prepare(campaign.config.data, campaign.paths.data)
 
     # ---- the loop
@@ -160,12 +161,13 @@ class Driver:
         """The client of the configured model; waits, with trainings going on, until the server is ready."""
         if self._client is None:
             llm = self.campaign.config.llm
-            if llm.kind == "recorded":
-                self._client = RecordedClient(Path(llm.recording or ""), self.call_log)
-            else:
-                endpoint = server.wait_ready(self._launched(), llm, say=self._say, pump=self._pump)
-                self._client = OpenAiClient(endpoint, llm=llm, log=self.call_log, on_down=self._restarted_server)
+            endpoint = server.wait_ready(self._launched(), llm, say=self._say, pump=self._pump)
+            self._client = OpenAiClient(endpoint, llm=llm, log=self.call_log, on_down=self._restarted_server)
         return self._client
+
+    def _recorded_client(self) -> ModelClient | None:
+        llm = self.campaign.config.llm
+        return RecordedClient(Path(llm.recording), self.call_log) if llm.kind == "recorded" and llm.recording else None
 
     def stop_server(self) -> None:
         """Stop the server this campaign started; another's server (llm=endpoint) is left alone."""

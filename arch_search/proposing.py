@@ -14,9 +14,10 @@ from arch_search import models
 from arch_search.admission import runner, static
 from arch_search.agents import engineer, researcher
 from arch_search.campaign import Campaign
+from arch_search.config import Config
 from arch_search.domains.linear_attention import SEED_PROGRAM
 from arch_search.errors import ConfigError, ProposalError, ReplyError
-from arch_search.generation import REFERENCE_NAME, SlotPlan, admitted, open_slots, plans_of, read_tries
+from arch_search.generation import REFERENCE_NAME, SlotPlan, admitted, baseline_plans, open_slots, plans_of, read_tries
 from arch_search.proposals import fingerprint, mutation, placebo, rungs
 from arch_search.proposals.assignment import Assignment, Draft
 from arch_search.protocols import ModelClient, ModelReply
@@ -400,6 +401,12 @@ class Proposer:
 
 def baseline_name(plan: SlotPlan, baselines: Sequence[str]) -> str:
     return baselines[plan.slot - 1] if plan.slot else REFERENCE_NAME
+
+
+def require_baselines(config: Config) -> None:
+    """ConfigError if campaign.baselines names a program that is not there."""
+    for plan in baseline_plans(config):
+        baseline_draft(plan, config.campaign.baselines)
 
 
 def baseline_draft(plan: SlotPlan, baselines: Sequence[str]) -> Draft:

@@ -30,7 +30,7 @@ def load_config(overrides: Sequence[str]) -> Config:
         _check_form(override, groups)
     try:
         with initialize_config_module("hydra_conf", version_base="1.3"):
-            composed = compose("config", overrides=list(overrides))
+            composed = compose("config", overrides=[_open_ended(one) for one in overrides])
             _check_keys(composed, overrides, groups)
             plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
@@ -119,6 +119,11 @@ def _check_form(override: str, groups: dict[str, list[str]]) -> None:
         raise ConfigError(f"{key} is not a setting; {_near(key, groups)}")
 
 
+def _open_ended(override: str) -> str:
+    """slurm.extra_sbatch takes any option of sbatch; Hydra wants a new key to be marked."""
+    return f"++{override}" if override.startswith("slurm.extra_sbatch.") else override
+
+
 def _check_keys(config: DictConfig, overrides: Sequence[str], groups: dict[str, list[str]]) -> None:
     known = {key for key, _ in _leaves(OmegaConf.to_container(config))}
     for override in overrides:
@@ -149,4 +154,4 @@ def _hydra_line(error: Exception, overrides: Sequence[str]) -> str:
             with initialize_config_module("hydra_conf", version_base="1.3"):
                 plain = compose("config", overrides=[o for o in overrides if "." not in o.partition("=")[0]])
             return f"{key} is not a setting; {_near(key, (leaf for leaf, _ in _leaves(OmegaConf.to_container(plain))))}"
-    return text
+    return f"{' '.join(overrides)}: {text.partition(' See https')[0]}"

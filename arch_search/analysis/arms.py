@@ -66,6 +66,7 @@ def _groups(
     noise: Noise,
     confidence: float,
 ) -> tuple[Group, ...]:
+    tries = [tried for tried in tries if tried.proposal.arm != "baseline"]  # given, not proposed
     labels = list(dict.fromkeys(label_of_try(tried) for tried in tries))
     return tuple(
         _group(

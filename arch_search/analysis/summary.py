@@ -96,10 +96,11 @@ def _unfinished(facts: ReportFacts) -> str:
 def _counts(contents: ArchiveContents, rows: Sequence[Standing]) -> str:
     searched = [row for row in rows if row.arm != "baseline"]
     trained = sum(row.n > 0 for row in searched)
-    admitted = sum(tried.candidate is not None for tried in contents.tries)
+    proposed = [tried for tried in contents.tries if tried.proposal.arm != "baseline"]
+    admitted = sum(tried.candidate is not None for tried in proposed)
     baselines = sum(row.arm == "baseline" and row.n > 0 for row in rows)
     return (
-        f"{count(len(contents.tries), 'program').capitalize()} proposed, {admitted} admitted, {trained} trained, "
+        f"{count(len(proposed), 'program').capitalize()} proposed, {admitted} admitted, {trained} trained, "
         f"beside {count(baselines, 'baseline')}."
     )
 

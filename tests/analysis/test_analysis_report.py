@@ -156,6 +156,14 @@ def test_arms_count_every_proposal_once(invent):
     assert groups["evolve"].admitted.count == sum(row.arm == "evolve" for row in contents.candidates)
 
 
+def test_baselines_are_given_and_count_as_no_proposal(invent, facts_of, try_of):
+    contents = invent()
+    given = tuple(try_of(one, arm="baseline", rung="copy") for one in contents.candidates if one.arm == "baseline")
+    whole = replace(contents, tries=given + contents.tries)
+    assert given
+    assert render(whole, facts=facts_of(whole)) == render(contents, facts=facts_of(contents))
+
+
 def test_refusals_that_differ_in_numbers_only_are_counted_together(try_of):
     tries = [try_of(None, refused_by="causality", reason=f"output {n} changed by 0.{n}e-{n}") for n in range(1, 4)]
     tries.append(try_of(None, refused_by="reply", reason="empty"))

@@ -9,6 +9,7 @@ from arch_search.campaign import Campaign, driver_lease, open_campaign, start_or
 from arch_search.config import Config
 from arch_search.errors import CampaignError, ConfigError
 from arch_search.settings import load_config
+from cognition_db.experience.errors import StoreError
 
 
 def _start(base: Path, *overrides: str) -> Campaign:
@@ -57,7 +58,7 @@ def test_a_missing_campaign_is_one_line(tmp_path: Path) -> None:
 def test_a_damaged_campaign_file_is_one_line(tmp_path: Path) -> None:
     campaign = _start(tmp_path)
     campaign.paths.campaign_json.write_text("{")
-    with pytest.raises(CampaignError, match=r"campaign\.json"):
+    with pytest.raises(StoreError, match=r"campaign\.json"):
         open_campaign(campaign.paths.root)
 
 

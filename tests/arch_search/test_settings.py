@@ -39,7 +39,8 @@ def test_a_wrong_setting_is_one_line_that_names_what_is_right(override: str, exp
 
 
 def test_a_config_survives_its_json_form() -> None:
-    config = load_config(["campaign=smoke", "slurm.extra_sbatch={nice: 5}"])
+    config = load_config(["campaign=smoke", "slurm.extra_sbatch.nice=5"])
+    assert config.slurm.extra_sbatch == {"nice": 5}
     assert config_from_json(config_to_json(config)) == config
 
 

@@ -39,8 +39,8 @@ def test_a_mutation_never_loosens_the_guard_of_write_strength_and_decay(seed, ca
     parent = seed
     for step in range(12):
         parent = candidate(mutation.mutate(parent, np.random.default_rng(step)).program)
-    assert "beta.clamp(0, 2)" in parent.program
-    assert "g.clamp(-20, 0)" in parent.program
+    assert "(zero + beta).clamp(0, 2)" in parent.program
+    assert "(zero + g).clamp(-20, 0)" in parent.program
 
 
 def test_a_program_outside_the_toolbox_is_mutated_too(free_parent):

@@ -124,8 +124,8 @@ class DeltaNet(nn.Module):
 
     def read(self, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor) -> Tensor:
         """Gated delta memory with guards: unit q and k, write strength in 0..2, log decay in -20..0."""
-        per_token = (*q.shape[:3], 1)
-        beta, g = beta.clamp(0, 2).expand(per_token), g.clamp(-20, 0).expand(per_token)
+        zero = torch.zeros_like(q[..., :1])
+        beta, g = (zero + beta).clamp(0, 2), (zero + g).clamp(-20, 0)
         return gated_delta_rule(l2norm(q), l2norm(k), v, beta, g)
 
     def forward(self, hidden_states: Tensor, **kwargs: object) -> Tensor:
