@@ -85,7 +85,7 @@ class Driver:
 
     def _propose(self, number: int, contents: ArchiveContents) -> None:
         self._now(f"generation {number}: proposing and checking")
-        proposer = Proposer(self.campaign, client=self.client, pump=self._pump, say=self._say)
+        proposer = Proposer(self.campaign, launcher=self._launcher, client=self.client, pump=self._pump, say=self._say)
         proposer.fill(number, contents, self._reference_or_none())
 
     def _advance(self, number: int) -> bool:

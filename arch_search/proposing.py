@@ -12,22 +12,23 @@ import numpy as np
 
 from arch_search import models
 from arch_search.admission import runner, static
+from arch_search.admission.runner import AdmissionOrder, AdmissionReport
+from arch_search.admitting import Admitter
 from arch_search.agents import engineer, researcher
 from arch_search.campaign import Campaign
 from arch_search.config import Config
 from arch_search.domains.linear_attention import SEED_PROGRAM
+from arch_search.drawing import Drawn, draw
 from arch_search.errors import ConfigError, ProposalError, ReplyError
-from arch_search.generation import REFERENCE_NAME, SlotPlan, admitted, baseline_plans, open_slots, plans_of, read_tries
+from arch_search.generation import REFERENCE_NAME, SlotPlan, admitted, baseline_plans, open_slots, read_tries
 from arch_search.proposals import fingerprint, mutation, placebo, rungs
 from arch_search.proposals.assignment import Assignment, Draft
 from arch_search.protocols import ModelClient, ModelReply
-from arch_search.selection import policies
+from arch_search.training.data import load_corpus
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
-from cognition_db.literature import load_insights
 from cognition_db.records import (
     Candidate,
-    Insight,
     Proposal,
     SlotTry,
     Verdict,
@@ -36,21 +37,11 @@ from cognition_db.records import (
     sha256_text,
     to_json,
 )
+from slurm.launchers import Launcher
 
 FREE_RUNGS = frozenset({"toolbox_program", "method_splice", "whole_module"})
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """All choices of one try that no language model makes; a function of the campaign's seed."""
-
-    plan: SlotPlan
-    attempt: int
-    seed: int
-    parent: Candidate | None
-    assignment: Assignment | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +81,7 @@ class Proposer:
         self,
         campaign: Campaign,
         *,
+        launcher: Launcher,
         client: Callable[[], ModelClient],
         pump: Callable[[], None],
         say: Callable[[str], None],
@@ -99,68 +91,26 @@ class Proposer:
         self._client = client
         self._pump = pump
         self._say = say
-        self._insights = load_insights()
+        self._admitter = Admitter(campaign, launcher, pump)
+        self._vocab = load_corpus(campaign.paths.data).vocab
 
     def fill(self, number: int, contents: ArchiveContents, reference: Candidate | None) -> None:
         """Fill every slot of generation `number`; returns when none wants another try."""
         paths = self._campaign.generation(number)
         with ThreadPoolExecutor(max_workers=self._config.llm.parallel_requests) as pool:
             while wanting := open_slots(number, read_tries(paths), self._config):
-                drawn = [self._draw(number, plan, attempt, contents, reference) for plan, attempt in wanting]
+                drawn = [
+                    draw(number, plan, attempt, config=self._config, contents=contents, reference=reference)
+                    for plan, attempt in wanting
+                ]
                 self._prepare_client(drawn)
                 written = self._all(pool, lambda one: self._write(number, one), drawn)
                 for tried in self._checked(number, written, contents, reference):
                     self._record(number, tried)
-                if number == 0:
-                    reference = admitted(read_tries(paths))[0] if admitted(read_tries(paths)) else None
 
     def _prepare_client(self, drawn: Sequence[Drawn]) -> None:
         if any(one.assignment for one in drawn):
             self._client()
-
-    # ---- draw
-
-    def _draw(
-        self, number: int, plan: SlotPlan, attempt: int, contents: ArchiveContents, reference: Candidate | None
-    ) -> Drawn:
-        entropy = np.random.SeedSequence([self._config.campaign.seed, number, plan.slot, attempt])
-        seed = int(entropy.generate_state(1)[0])
-        if plan.arm in ("baseline", "placebo"):
-            return Drawn(plan, attempt, seed, reference, None)
-        assert reference is not None, "generation 0 is filled before any other"
-        rng = np.random.default_rng(seed)
-        parent, references = self._parent(number, plan, attempt, contents, reference)
-        if plan.arm == "mutate":
-            return Drawn(plan, attempt, seed, parent, None)
-        method = ""
-        if plan.rung in ("grammar_edit", "method_splice"):
-            methods = rungs.methods_for(plan.rung, parent)
-            method = methods[int(rng.integers(len(methods)))]
-        insight = self._insight(method, rng)
-        assignment = Assignment(rung=plan.rung, parent=parent, method=method, insight=insight, references=references)
-        return Drawn(plan, attempt, seed, parent, assignment)
-
-    def _parent(
-        self, number: int, plan: SlotPlan, attempt: int, contents: ArchiveContents, reference: Candidate
-    ) -> tuple[Candidate, tuple[Candidate, ...]]:
-        """The try's own draw among the parents of this generation, or the next one that its rung can change."""
-        if not contents.evaluations:
-            return reference, ()
-        slots = len(plans_of(number, self._config))
-        count = slots * self._config.campaign.tries_per_slot
-        rng = np.random.default_rng(np.random.SeedSequence([self._config.campaign.seed, number]))
-        choices = policies.choose_parents(
-            contents, self._config.selection, reference_id=reference.id, rng=rng, count=count
-        )
-        first = attempt * slots + plan.slot
-        for choice in choices[first:] + choices[:first]:
-            if _fits(plan, choice.parent):
-                return choice.parent, choice.references
-        return reference, ()
-
-    def _insight(self, method: str, rng: np.random.Generator) -> Insight:
-        fitting = [insight for insight in self._insights if method in insight.tags] or list(self._insights)
-        return fitting[int(rng.integers(len(fitting)))]
 
     # ---- write
 
@@ -195,58 +145,72 @@ class Proposer:
     def _checked(
         self, number: int, written: Sequence[Written], contents: ArchiveContents, reference: Candidate | None
     ) -> list[SlotTry]:
-        """Admission of all written programs, two at a time; duplicates are decided in slot order."""
+        """Admission of all written programs; duplicates are decided in slot order, whichever check ended first."""
         decided: list[SlotTry] = []
         if number == 0 and reference is None:  # its parameter count is the target for all others
-            decided.append(self._admit(number, written[0], Known({}, {}), None))
+            decided = self._admit(number, written[:1], Known({}, {}), None)
             written, reference = written[1:], decided[0].candidate
         target = reference.parameter_count if reference else None
-        earlier = [*contents.candidates, *admitted(read_tries(self._campaign.generation(number)))]
-        before = Known.of(earlier)
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            first = self._all(pool, lambda one: self._admit(number, one, before, target), written)
-            for one, tried in zip(written, first, strict=True):
-                tried = self._distinct(number, tried, decided)
-                decided.append(self._repaired(number, one, tried, before, target, pool))
+        known = Known.of([*contents.candidates, *admitted(read_tries(self._campaign.generation(number)))])
+        for one, tried in zip(written, self._admit(number, written, known, target), strict=True):
+            decided.append(self._repaired(number, one, self._distinct(tried, decided), known, target))
         return decided
 
-    def _admit(self, number: int, written: Written, known: Known, target: int | None) -> SlotTry:
-        drawn, draft = written.drawn, written.draft
-        proposal = self._proposal(number, written)
-        if draft is None:
+    def _admit(self, number: int, written: Sequence[Written], known: Known, target: int | None) -> list[SlotTry]:
+        screened = [self._screened(one, known) for one in written]
+        orders = [
+            self._order(one, known, target)
+            for one, verdicts in zip(written, screened, strict=True)
+            if not any(verdict.refuses for verdict in verdicts)
+        ]
+        reports = iter(self._admitter.admit_all(number, orders))
+        return [
+            self._tried(number, one, verdicts, None if any(v.refuses for v in verdicts) else next(reports))
+            for one, verdicts in zip(written, screened, strict=True)
+        ]
+
+    def _screened(self, written: Written, known: Known) -> tuple[Verdict, ...]:
+        """Verdicts that need only the text."""
+        if written.draft is None:
             assert written.refusal is not None
-            return SlotTry(proposal=proposal, verdicts=(written.refusal,), candidate=None)
-        own_rung = drawn.plan.arm in ("evolve", "mutate")
-        verdicts = static.check_program(
-            draft.program,
-            class_name=draft.class_name,
-            normal_form=_normal_form(draft.program),
+            return (written.refusal,)
+        return static.check_program(
+            written.draft.program,
+            class_name=written.draft.class_name,
+            normal_form=_normal_form(written.draft.program),
             settings=self._config.admission,
             known=known.normal_forms,
-            own_rung=own_rung,
+            own_rung=_is_ours(written.drawn.plan.arm),
         )
-        if any(verdict.refuses for verdict in verdicts):
-            return SlotTry(proposal=proposal, verdicts=verdicts, candidate=None)
-        report = runner.admit(
-            draft.program,
-            class_name=draft.class_name,
+
+    def _order(self, written: Written, known: Known, target: int | None) -> AdmissionOrder:
+        assert written.draft is not None
+        arm = written.drawn.plan.arm
+        return AdmissionOrder(
+            program=written.draft.program,
+            class_name=written.draft.class_name,
             settings=self._config.admission,
             stage=self._config.stage,
             target_parameters=target,
-            exempt_cost=drawn.plan.arm == "baseline",
+            exempt_cost=arm == "baseline",
             jail=self._config.jail,
-            workdir=self._workdir(number, drawn, written.repairs),
             known_fingerprints=known.fingerprints,
-            own_rung=own_rung,
+            own_rung=_is_ours(arm),
+            vocab=self._vocab,
         )
-        verdicts += report.verdicts
-        if any(verdict.refuses for verdict in verdicts):
+
+    def _tried(
+        self, number: int, written: Written, verdicts: tuple[Verdict, ...], report: AdmissionReport | None
+    ) -> SlotTry:
+        proposal, draft = self._proposal(number, written), written.draft
+        verdicts += report.verdicts if report else ()
+        if draft is None or report is None or any(verdict.refuses for verdict in verdicts):
             return SlotTry(proposal=proposal, verdicts=verdicts, candidate=None)
         candidate = Candidate(
             id=candidate_id(draft.program),
             program=draft.program,
             class_name=report.class_name,
-            name=self._name(number, drawn, draft),
+            name=self._name(number, written.drawn, draft),
             arm=proposal.arm,
             rung=proposal.rung,
             generation=number,
@@ -260,10 +224,10 @@ class Proposer:
         )
         return SlotTry(proposal=proposal, verdicts=verdicts, candidate=candidate)
 
-    def _distinct(self, number: int, tried: SlotTry, decided: Sequence[SlotTry]) -> SlotTry:
+    def _distinct(self, tried: SlotTry, decided: Sequence[SlotTry]) -> SlotTry:
         """Refuse what an earlier slot of the same round already is; baselines and placebos may repeat."""
         candidate = tried.candidate
-        if candidate is None or candidate.arm not in ("evolve", "mutate"):
+        if candidate is None or not _is_ours(candidate.arm):
             return tried
         known = Known.of(admitted(decided))
         same = known.normal_forms.get(_normal_form(candidate.program))
@@ -282,14 +246,12 @@ class Proposer:
 
     # ---- repair
 
-    def _repaired(
-        self, number: int, written: Written, tried: SlotTry, known: Known, target: int | None, pool: ThreadPoolExecutor
-    ) -> SlotTry:
+    def _repaired(self, number: int, written: Written, tried: SlotTry, known: Known, target: int | None) -> SlotTry:
         for round_number in range(1, self._config.campaign.repair_rounds + 1):
             if not self._repairable(tried) or written.draft is None or not self._repair_pays():
                 return tried
-            written = self._wait(pool.submit(self._mend, number, written, tried, round_number))
-            tried = self._wait(pool.submit(self._admit, number, written, known, target))
+            written = self._mend(number, written, tried, round_number)
+            tried = self._admit(number, [written], known, target)[0]
         return tried
 
     def _repairable(self, tried: SlotTry) -> bool:
@@ -384,9 +346,6 @@ class Proposer:
         what = drawn.plan.arm if drawn.plan.arm != "evolve" else drawn.plan.rung.replace("_program", "")
         return f"g{number}.{drawn.plan.slot}-{what}" + (f"-{draft.method}" if draft.method else "")
 
-    def _workdir(self, number: int, drawn: Drawn, repairs: int) -> Path:
-        return self._campaign.paths.jail_tmp / f"g{number:04d}-s{drawn.plan.slot:03d}-t{drawn.attempt}-r{repairs}"
-
     # ---- waiting
 
     def _all(self, pool: ThreadPoolExecutor, work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
@@ -422,10 +381,9 @@ def baseline_draft(plan: SlotPlan, baselines: Sequence[str]) -> Draft:
     return Draft(program=file.read_text(), class_name="", motivation="a published baseline")
 
 
-def _fits(plan: SlotPlan, parent: Candidate) -> bool:
-    if plan.arm == "mutate":
-        return bool(rungs.editable_methods(parent.program))
-    return plan.rung in rungs.rungs_for(parent)
+def _is_ours(arm: str) -> bool:
+    """Whether a rung of ours wrote the program, so that a repetition is worth nothing."""
+    return arm in ("evolve", "mutate")
 
 
 def _refusal(check: str, error: Exception) -> Verdict:

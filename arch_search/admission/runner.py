@@ -59,6 +59,39 @@ class AdmissionReport:
     rung: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmissionOrder:
+    """All that one admission depends on, as a value that can be sent to another node; fields as in `admit`."""
+
+    program: str
+    class_name: str
+    settings: Admission
+    stage: Stage
+    target_parameters: int | None
+    exempt_cost: bool
+    jail: Jail
+    known_fingerprints: dict[str, tuple[float, ...]]
+    own_rung: bool
+    vocab: int
+
+
+def admit_order(order: AdmissionOrder, *, workdir: Path) -> AdmissionReport:
+    """`admit` with the arguments of an order."""
+    return admit(
+        order.program,
+        class_name=order.class_name,
+        settings=order.settings,
+        stage=order.stage,
+        target_parameters=order.target_parameters,
+        exempt_cost=order.exempt_cost,
+        jail=order.jail,
+        workdir=workdir,
+        known_fingerprints=order.known_fingerprints,
+        own_rung=order.own_rung,
+        vocab=order.vocab,
+    )
+
+
 def admit(
     program: str,
     *,

@@ -1,0 +1,89 @@
+"""All choices of a try that no language model makes: parent, method, insight; a function of the campaign's seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from arch_search.config import Config
+from arch_search.generation import SlotPlan, plans_of
+from arch_search.proposals import rungs
+from arch_search.proposals.assignment import Assignment
+from arch_search.selection import policies
+from cognition_db.experience.archive import ArchiveContents
+from cognition_db.literature import load_insights
+from cognition_db.records import Candidate, Insight
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One try before its program text came to be. `assignment` is there where a model is asked."""
+
+    plan: SlotPlan
+    attempt: int
+    seed: int
+    parent: Candidate | None
+    assignment: Assignment | None
+
+
+def draw(
+    number: int,
+    plan: SlotPlan,
+    attempt: int,
+    *,
+    config: Config,
+    contents: ArchiveContents,
+    reference: Candidate | None,
+) -> Drawn:
+    """Draw try `attempt` at a slot of generation `number`; `contents` are the generations before it."""
+    entropy = np.random.SeedSequence([config.campaign.seed, number, plan.slot, attempt])
+    seed = int(entropy.generate_state(1)[0])
+    if plan.arm in ("baseline", "placebo"):
+        return Drawn(plan, attempt, seed, reference, None)
+    assert reference is not None, "generation 0 is filled before any other"
+    parent, references = _parent(number, plan, attempt, config, contents, reference)
+    if plan.arm == "mutate":
+        return Drawn(plan, attempt, seed, parent, None)
+    rng = np.random.default_rng(seed)
+    method = ""
+    if plan.rung in ("grammar_edit", "method_splice"):
+        methods = rungs.methods_for(plan.rung, parent)
+        method = methods[int(rng.integers(len(methods)))]
+    insight = _insight(load_insights(), rungs.insight_tags(plan.rung, method), rng)
+    assignment = Assignment(rung=plan.rung, parent=parent, method=method, insight=insight, references=references)
+    return Drawn(plan, attempt, seed, parent, assignment)
+
+
+def _parent(
+    number: int, plan: SlotPlan, attempt: int, config: Config, contents: ArchiveContents, reference: Candidate
+) -> tuple[Candidate, tuple[Candidate, ...]]:
+    """The try's own draw among the parents of this generation, or the next one that its rung can change."""
+    if not contents.evaluations:
+        return reference, ()
+    slots = len(plans_of(number, config))
+    choices = policies.choose_parents(
+        contents,
+        config.selection,
+        reference_id=reference.id,
+        rng=np.random.default_rng(np.random.SeedSequence([config.campaign.seed, number])),
+        count=slots * config.campaign.tries_per_slot,
+    )
+    first = attempt * slots + plan.slot
+    for choice in choices[first:] + choices[:first]:
+        if _fits(plan, choice.parent):
+            return choice.parent, choice.references
+    return reference, ()
+
+
+def _fits(plan: SlotPlan, parent: Candidate) -> bool:
+    if plan.arm == "mutate":
+        return bool(rungs.editable_methods(parent.program))
+    return plan.rung in rungs.rungs_for(parent)
+
+
+def _insight(insights: Sequence[Insight], tags: Sequence[str], rng: np.random.Generator) -> Insight:
+    """One of the insights that fit the place of the change; any, where none does."""
+    fitting = [insight for insight in insights if set(tags) & set(insight.tags)] or list(insights)
+    return fitting[int(rng.integers(len(fitting)))]
