@@ -105,11 +105,6 @@ def test_torch_stays_in_its_rooms() -> None:
         path = str(file.relative_to(ROOT))
         allowed = (path.startswith(MAY_IMPORT_TORCH) or path in TORCH_FILES) and path not in TORCH_FREE
         in_child = path.startswith("arch_search/admission/") and file.stem not in OF_THE_DRIVER
-            "static",
-            "runner",
-            "__main__",
-            "__init__",
-        )
         allowed = allowed or in_child
         if not allowed and any(name.split(".")[0] == "torch" for name in _imports(file)):
             wrong.append(path)
