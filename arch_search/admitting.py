@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -31,22 +31,23 @@ class Admitter:
         self._launcher = launcher
         self._pump = pump
 
-    def admit_all(self, number: int, orders: Sequence[AdmissionOrder]) -> list[AdmissionReport]:
+    def admit_all(self, number: int, orders: Sequence[AdmissionOrder]) -> Iterator[AdmissionReport]:
+        """One report per order, each as soon as it and those before it are there."""
         if not orders:
-            return []
+            return iter(())
         if self._campaign.config.admission.where == "job":
             return self._as_jobs(number, orders)
         return self._on_this_host(number, orders)
 
-    def _on_this_host(self, number: int, orders: Sequence[AdmissionOrder]) -> list[AdmissionReport]:
+    def _on_this_host(self, number: int, orders: Sequence[AdmissionOrder]) -> Iterator[AdmissionReport]:
         workdir = self._campaign.paths.jail_tmp / f"g{number:04d}"
         with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
-            waiting = [pool.submit(admit_order, order, workdir=workdir) for order in orders]
-            while wait(waiting, timeout=1.0).not_done:
-                self._pump()
-        return [one.result() for one in waiting]
+            for waiting in [pool.submit(admit_order, order, workdir=workdir) for order in orders]:
+                while wait([waiting], timeout=1.0).not_done:
+                    self._pump()
+                yield waiting.result()
 
-    def _as_jobs(self, number: int, orders: Sequence[AdmissionOrder]) -> list[AdmissionReport]:
+    def _as_jobs(self, number: int, orders: Sequence[AdmissionOrder]) -> Iterator[AdmissionReport]:
         """One submission for all orders. The same orders have the same folder, so a killed driver finds the reports."""
         digest = sha256_text(canonical_json([to_json(order) for order in orders]))[:16]
         folder = self._campaign.paths.jail_tmp / f"g{number:04d}-{digest}"
@@ -69,9 +70,9 @@ class Admitter:
         while not all(state in ENDED for state in self._launcher.states(submission, units, probe).values()):
             self._pump()
             time.sleep(self._campaign.config.slurm.poll_s)
-        reports = [self._report(folder, index, self._launcher.notes(submission)) for index in range(len(orders))]
+        for index in range(len(orders)):
+            yield self._report(folder, index, self._launcher.notes(submission))
         shutil.rmtree(folder, ignore_errors=True)
-        return reports
 
     def _report(self, folder: Path, index: int, notes: dict[str, str]) -> AdmissionReport:
         file = report_file(folder, index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,19 +144,20 @@ class Proposer:
 
     def _checked(
         self, number: int, written: Sequence[Written], contents: ArchiveContents, reference: Candidate | None
-    ) -> list[SlotTry]:
+    ) -> Iterator[SlotTry]:
         """Admission of all written programs; duplicates are decided in slot order, whichever check ended first."""
         decided: list[SlotTry] = []
         if number == 0 and reference is None:  # its parameter count is the target for all others
-            decided = self._admit(number, written[:1], Known({}, {}), None)
+            decided = list(self._admit(number, written[:1], Known({}, {}), None))
             written, reference = written[1:], decided[0].candidate
+            yield decided[0]
         target = reference.parameter_count if reference else None
         known = Known.of([*contents.candidates, *admitted(read_tries(self._campaign.generation(number)))])
         for one, tried in zip(written, self._admit(number, written, known, target), strict=True):
             decided.append(self._repaired(number, one, self._distinct(tried, decided), known, target))
-        return decided
+            yield decided[-1]
 
-    def _admit(self, number: int, written: Sequence[Written], known: Known, target: int | None) -> list[SlotTry]:
+    def _admit(self, number: int, written: Sequence[Written], known: Known, target: int | None) -> Iterator[SlotTry]:
         screened = [self._screened(one, known) for one in written]
         orders = [
             self._order(one, known, target)
@@ -164,10 +165,9 @@ class Proposer:
             if not any(verdict.refuses for verdict in verdicts)
         ]
         reports = iter(self._admitter.admit_all(number, orders))
-        return [
-            self._tried(number, one, verdicts, None if any(v.refuses for v in verdicts) else next(reports))
-            for one, verdicts in zip(written, screened, strict=True)
-        ]
+        for one, verdicts in zip(written, screened, strict=True):
+            refused = any(verdict.refuses for verdict in verdicts)
+            yield self._tried(number, one, verdicts, None if refused else next(reports))
 
     def _screened(self, written: Written, known: Known) -> tuple[Verdict, ...]:
         """Verdicts that need only the text."""
@@ -251,7 +251,7 @@ class Proposer:
             if not self._repairable(tried) or written.draft is None or not self._repair_pays():
                 return tried
             written = self._mend(number, written, tried, round_number)
-            tried = self._admit(number, [written], known, target)[0]
+            tried = next(self._admit(number, [written], known, target))
         return tried
 
     def _repairable(self, tried: SlotTry) -> bool:
