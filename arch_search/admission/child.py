@@ -40,14 +40,17 @@ class PrintedTooMuch(Exception):
 
 def main(folder: Path) -> int:
     torch.set_num_threads(1)
+    install()
     request = from_json(Request, json.loads((folder / REQUEST_FILE).read_text()))
     examine(folder / PROGRAM_FILE, request, report_to=lambda report: _write(folder / REPORT_FILE, report))
     return 0
 
 
 def examine(program: Path, request: Request, *, report_to: Callable[[ChildReport], None]) -> ChildReport:
-    """Every check on the program in its file, up to the first that refuses; `report_to` hears of each step."""
-    install()
+    """Every check on the program in its file, up to the first that refuses; `report_to` hears of each step.
+
+    For programs of the published contract, call `install` of models.stand_in before: it changes the whole process.
+    """
     exam = _Exam(program=program, request=request, report_to=report_to)
     with _counted_output():
         for name, check in exam.steps():
