@@ -14,7 +14,7 @@ from arch_search.agents.recorded import RecordedClient
 from arch_search.campaign import Campaign
 from arch_search.closing import close_generation, merge_generation
 from arch_search.dispatch import Dispatcher, make_launcher
-from arch_search.errors import CampaignError
+from arch_search.errors import CampaignError, ModelServerError
 from arch_search.generation import admitted, open_slots, read_tries, slot_plans
 from arch_search.proposing import Proposer, require_baselines
 from arch_search.protocols import ModelClient
@@ -161,9 +161,21 @@ class Driver:
         """The client of the configured model; waits, with trainings going on, until the server is ready."""
         if self._client is None:
             llm = self.campaign.config.llm
-            endpoint = server.wait_ready(self._launched(), llm, say=self._say, pump=self._pump)
+            endpoint = self._ready()
             self._client = OpenAiClient(endpoint, llm=llm, log=self.call_log, on_down=self._restarted_server)
         return self._client
+
+    def _ready(self) -> Endpoint:
+        """The server's address; one that dies while it loads is started once more."""
+        llm = self.campaign.config.llm
+        try:
+            return server.wait_ready(self._launched(), llm, say=self._say, pump=self._pump)
+        except ModelServerError as error:
+            if llm.kind != "vllm":
+                raise
+            self._say(f"{error}; starting it once more")
+            self._serving = None
+            return server.wait_ready(self._launched(), llm, say=self._say, pump=self._pump)
 
     def _recorded_client(self) -> ModelClient | None:
         llm = self.campaign.config.llm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -248,7 +248,7 @@ class Proposer:
 
     def _repaired(self, number: int, written: Written, tried: SlotTry, known: Known, target: int | None) -> SlotTry:
         for round_number in range(1, self._config.campaign.repair_rounds + 1):
-            if not self._repairable(tried) or written.draft is None or not self._repair_pays():
+            if written.reply is None or not self._repairable(tried) or not self._repair_pays():
                 return tried
             written = self._mend(number, written, tried, round_number)
             tried = next(self._admit(number, [written], known, target))
@@ -260,7 +260,7 @@ class Proposer:
             tried.proposal.arm == "evolve"
             and tried.proposal.rung in FREE_RUNGS
             and bool(refusing)
-            and all(verdict.check != "duplicate" for verdict in refusing)
+            and not any(verdict.check.startswith("duplicate") for verdict in refusing)
         )
 
     def _repair_pays(self) -> bool:
@@ -279,22 +279,22 @@ class Proposer:
         )
 
     def _mend(self, number: int, written: Written, tried: SlotTry, round_number: int) -> Written:
-        assert written.draft is not None
-        drawn = written.drawn
+        drawn, assignment, reply = written.drawn, written.drawn.assignment, written.reply
+        assert assignment is not None
+        assert reply is not None
         key = f"g{number:04d}/s{drawn.plan.slot:03d}/t{drawn.attempt}/engineer-{round_number}"
         try:
             reply = engineer.repair(
                 self._client(),
-                program=written.draft.program,
+                assignment,
+                refused=reply.text,
                 verdicts=tried.verdicts,
-                motivation=written.draft.motivation,
                 key=key,
                 sampling=self._config.roles.engineer,
             )
-            assert drawn.assignment is not None
-            draft = rungs.program_from_reply(replace(drawn.assignment, rung="whole_module", method=""), reply.text)
+            draft = rungs.program_from_reply(assignment, reply.text)
         except (ReplyError, ProposalError) as error:
-            return Written(drawn, None, written.reply, _refusal("repair", error), round_number)
+            return Written(drawn, None, reply, _refusal("repair", error), round_number)
         return Written(drawn, draft, reply, None, round_number)
 
     # ---- record

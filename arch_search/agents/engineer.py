@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from arch_search.agents.messages import messages_of
+from arch_search.agents.messages import messages_of, text_of
 from arch_search.agents.replies import ask_for_text
 from arch_search.config import Sampling
+from arch_search.proposals.assignment import Assignment
+from arch_search.proposals.rungs import writing_task
 from arch_search.protocols import ModelClient, ModelReply, ModelRequest
 from cognition_db.records import Verdict
 
@@ -15,22 +18,34 @@ _MAX_REASON_CHARACTERS = 600
 
 def repair(
     client: ModelClient,
+    assignment: Assignment,
     *,
-    program: str,
+    refused: str,
     verdicts: Sequence[Verdict],
-    motivation: str,
     key: str,
     sampling: Sampling,
 ) -> ModelReply:
-    """A reply of the whole-module form (JSON header, then one fenced program) for a refused program.
+    """A second reply to the assignment, in the form of its rung, after `refused` and what the checks said of it.
+
+    The Researcher's conversation goes on, so that the server's prefix cache holds all but the last two turns.
 
     Raises:
-        ReplyError: only empty replies, or the program is too long for the model.
+        ReplyError: only empty replies, or the request is too long for the model.
         ModelServerError: the server does not answer.
     """
-    facts = {"program": program.strip(), "motivation": motivation, "failures": failures(verdicts)}
+    task = writing_task(assignment)
+    turns = (
+        *messages_of(task.template, task.facts, task.examples),
+        {"role": "assistant", "content": refused},
+        {"role": "user", "content": text_of("engineer", {"failures": failures(verdicts)})},
+    )
     request = ModelRequest(
-        key=key, role="engineer", messages=messages_of("engineer", facts), sampling=sampling, hints={}
+        key=key,
+        role="engineer",
+        messages=turns,
+        sampling=replace(sampling, max_tokens=min(task.max_tokens, sampling.max_tokens)),
+        grammar=task.grammar,
+        hints=task.hints,
     )
     return ask_for_text(client, request)
 

@@ -30,6 +30,11 @@ def messages_of(
     return (*turns, {"role": "user", "content": question.strip()})
 
 
+def text_of(template: str, facts: Mapping[str, object]) -> str:
+    """One later turn of a conversation, from a template without a divider."""
+    return _template(template).render(facts).strip()
+
+
 @cache
 def _template(name: str) -> Template:
     return _environment().get_template(f"{name}.md")

@@ -53,6 +53,10 @@ INSIGHT = Insight(
 )  # fmt: skip
 
 
+def an_assignment() -> Assignment:
+    return Assignment(rung="toolbox_program", parent=parent(), insight=INSIGHT)
+
+
 @pytest.mark.parametrize("rung", [one for one in get_args(Rung) if one not in ("mutation", "copy")])
 def test_every_rung_has_a_prompt_with_the_idea_in_its_question(rung: Rung) -> None:
     methods = rungs.methods_for(rung, parent())
@@ -96,12 +100,20 @@ def test_the_engineer_sees_the_refusing_verdicts_and_no_others() -> None:
         Verdict(check="shape", outcome="failed", reason="x" * 5000, refuses=True),
     ]
     client = Scripted("```python\n```")
-    engineer.repair(client, program="PROGRAM", verdicts=verdicts, motivation="idea", key="k", sampling=SAMPLING)
-    question = client.asked[0].messages[-1]["content"]
+    engineer.repair(client, an_assignment(), refused="REFUSED", verdicts=verdicts, key="k", sampling=SAMPLING)
+    *_, refused, last = client.asked[0].messages
+    assert refused == {"role": "assistant", "content": "REFUSED"}
+    question = last["content"]
     assert "causality: token 3 sees token 5" in question
     assert "w is unused" not in question
-    assert "PROGRAM" in question
     assert len(question) < 1500
+
+
+def test_the_engineer_goes_on_with_the_conversation_of_the_researcher() -> None:
+    first, second = Scripted("```python\n```"), Scripted("```python\n```")
+    researcher.write(first, an_assignment(), key="k", sampling=SAMPLING)
+    engineer.repair(second, an_assignment(), refused="x", verdicts=[], key="k", sampling=SAMPLING)
+    assert second.asked[0].messages[:-2] == first.asked[0].messages
 
 
 @pytest.mark.parametrize("tries, successes, goes_on", [(0, 0, True), (19, 0, True), (20, 3, True), (20, 2, False)])

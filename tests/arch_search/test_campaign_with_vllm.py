@@ -32,8 +32,10 @@ def test_a_campaign_survives_the_kill_of_its_model_server_and_leaves_none_behind
     folder = tmp_path / "campaigns" / "smoke-001"
     try:
         _wait_until(lambda: (folder / "endpoint.json").exists(), driver)
-        first = json.loads((folder / "endpoint.json").read_text())["pid"]
-        os.killpg(first, signal.SIGKILL)
+        while_loading = _kill_server(folder)
+        # and again once it has answered
+        _wait_until(lambda: (folder / "calls.jsonl").exists() and _pid(folder) not in (None, while_loading), driver)
+        _kill_server(folder)
         assert driver.wait(timeout=800) == 0, (tmp_path / "out.txt").read_text()[-3000:]
     finally:
         if driver.poll() is None:
@@ -43,6 +45,18 @@ def test_a_campaign_survives_the_kill_of_its_model_server_and_leaves_none_behind
     assert any(one.arm == "evolve" for one in contents.candidates)
     assert not (folder / "endpoint.json").exists()
     assert check_campaign(open_campaign(folder)) == []
+
+
+def _pid(folder: Path) -> int | None:
+    file = folder / "endpoint.json"
+    return json.loads(file.read_text())["pid"] if file.exists() else None
+
+
+def _kill_server(folder: Path) -> int:
+    pid = _pid(folder)
+    assert pid is not None
+    os.killpg(pid, signal.SIGKILL)
+    return pid
 
 
 def _wait_until(is_so: Callable[[], bool], driver: subprocess.Popen[str]) -> None:
