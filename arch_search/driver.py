@@ -103,8 +103,13 @@ class Driver:
     def _close(self, number: int) -> None:
         self._now(f"generation {number}: merging and analysing")
         report = merge_generation(self.campaign, number, self._say)
-        if report.quarantined or report.missing:
+        if report.quarantined:
             return  # the next tick submits those units again
+        if report.missing:
+            raise CampaignError(
+                f"generation {number}: its shards lack {', '.join(report.missing[:3])}; "
+                f"arch-search fsck {self.campaign.paths.root} says more"
+            )
         client = self.client if self._asks_model() else None
         close_generation(
             self.campaign, number, report.evaluations, client=client, reference_id=self.reference().id, say=self._say

@@ -17,8 +17,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from campaigns import SMALL, arch_search, archive, descendants, kill, measured, start
 
-from arch_search.campaign import open_campaign
+from arch_search.campaign import open_campaign, start_or_continue
 from arch_search.integrity import check_campaign
+from arch_search.settings import load_config
 
 pytestmark = pytest.mark.slow
 KILLS = 50
@@ -44,18 +45,38 @@ def test_a_campaign_runs_to_its_end_and_says_where_the_report_is(finished: Path)
     assert any(set(one.parents) & first for one in contents.candidates if one.generation == 2)
 
 
-def test_fsck_finds_a_finished_campaign_clean_and_names_what_was_damaged(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damaged", ["gen-0001/shards/g0001-u0000-a1.h5", "gen-0001/slots/000-0.json", "archive.h5", "journal.jsonl"]
+)
+def test_fsck_finds_a_finished_campaign_clean_and_names_what_was_damaged(finished: Path, damaged: str) -> None:
     folder = finished / "campaigns" / "smoke-001"
     assert arch_search("fsck", str(folder), cwd=finished).returncode == 0
-    shard = next((folder / "gen-0001" / "shards").glob("*.h5"))
-    good = shard.read_bytes()
+    file = folder / damaged
+    good = file.read_bytes()
+    middle = len(good) // 2
     try:
-        shard.write_bytes(good[: len(good) // 2])
+        file.write_bytes(good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :])
         answer = arch_search("fsck", str(folder), cwd=finished)
     finally:
-        shard.write_bytes(good)
+        file.write_bytes(good)
     assert answer.returncode == 1
-    assert shard.name in answer.stdout
+    assert file.name in answer.stdout + answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_ticks_and_checks_as_jobs_come_to_the_same_measurements(finished: Path, tmp_path: Path) -> None:
+    """What cron does on a cluster whose login node may not run programs."""
+    folder = tmp_path / "campaign"
+    config = load_config([*SMALL, "admission.where=job", "campaign.generations=1", f"campaign.dir={folder}"])
+    start_or_continue(config, command=["arch-search", "run"], base=tmp_path).journal.close()
+    for _ in range(100):
+        answer = arch_search("tick", str(folder), cwd=tmp_path)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        if answer.stdout.strip().endswith("finished"):
+            break
+    ticked, whole = measured(open_campaign(folder).contents()), measured(archive(finished))
+    assert ticked
+    assert ticked.items() <= whole.items()
 
 
 def test_status_and_show_answer_from_the_files(finished: Path) -> None:
