@@ -65,7 +65,8 @@ def check_parameters(mixer: type[nn.Module], request: Request) -> tuple[int, Ver
     )
     off = matched.relative_difference
     fits = abs(off) <= stage.parameter_tolerance
-    reason = f"{matched.parameter_count} parameters, {off:+.1%} against the reference"
+    against = f"{off:+.1%} against the reference" if request.target_parameters else "nothing to match"
+    reason = f"{matched.parameter_count} parameters, {against}"
     evidence = {"parameter_count": matched.parameter_count, "feed_forward": matched.feed_forward}
     verdict = Verdict(check="parameters", outcome="passed" if fits else "failed", reason=reason, evidence=evidence)
     return matched.parameter_count, verdict

@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from arch_search.admission import runner, static
+from arch_search.admission.runner import AdmissionReport
+from arch_search.config import Config
+from arch_search.domains.linear_attention import SEED_PROGRAM
 from arch_search.errors import ConfigError, ProposalError
 from arch_search.proposals.fingerprint import normal_form
 from arch_search.settings import load_config
@@ -33,18 +36,9 @@ def run(options: argparse.Namespace) -> int:
     )
     if not any(verdict.refuses for verdict in verdicts):
         with tempfile.TemporaryDirectory(prefix="arch-search-check-") as workdir:
-            verdicts += runner.admit(
-                program,
-                class_name=options.class_name or "",
-                settings=config.admission,
-                stage=config.stage,
-                target_parameters=None,
-                exempt_cost=False,
-                jail=config.jail,
-                workdir=Path(workdir),
-                known_fingerprints={},
-                own_rung=False,
-            ).verdicts
+            reference = _admit(SEED_PROGRAM, "DeltaNet", None, config, Path(workdir))
+            target = reference.parameter_count
+            verdicts += _admit(program, options.class_name or "", target, config, Path(workdir)).verdicts
     refused = any(verdict.refuses for verdict in verdicts)
     if options.json:
         print(
@@ -55,6 +49,21 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print(file, verdicts, refused)
     return 1 if refused else 0
+
+
+def _admit(program: str, class_name: str, target: int | None, config: Config, workdir: Path) -> AdmissionReport:
+    return runner.admit(
+        program,
+        class_name=class_name,
+        settings=config.admission,
+        stage=config.stage,
+        target_parameters=target,
+        exempt_cost=False,
+        jail=config.jail,
+        workdir=workdir,
+        known_fingerprints={},
+        own_rung=False,
+    )
 
 
 def _normal_form_or_empty(program: str) -> str:
