@@ -13,13 +13,13 @@ from arch_search.agents import analyst, judge
 from arch_search.analysis import lessons as computed
 from arch_search.campaign import Campaign
 from arch_search.errors import ReplyError
-from arch_search.generation import admitted, packs_of, read_tries, shard_of
+from arch_search.generation import admitted, packs_of, read_record, read_tries, shard_of
 from arch_search.protocols import ModelClient
 from cognition_db.experience import archive, fsck
 from cognition_db.experience.archive import ArchiveContents
-from cognition_db.experience.files import read_json, write_atomic
+from cognition_db.experience.files import write_atomic
 from cognition_db.experience.merge import MergeReport, merge
-from cognition_db.records import Candidate, Evaluation, Lesson, Task, canonical_json, from_json, to_json
+from cognition_db.records import Candidate, Evaluation, Lesson, Task, canonical_json, to_json
 
 
 def merge_generation(campaign: Campaign, number: int, say: Callable[[str], None]) -> MergeReport:
@@ -121,7 +121,7 @@ def _lesson(
     """The lesson with the Analyst's words and the Judge's recorded opinion; a file keeps it through a kill."""
     file = campaign.generation(number).lesson(candidate.id)
     if file.exists():
-        return from_json(Lesson, read_json(file))
+        return read_record(Lesson, file)
     roles, selection = campaign.config.roles, campaign.config.selection
     lesson = computed.computed_lesson(
         contents, candidate, reference_id=reference_id, metric=selection.metric, confidence=selection.confidence

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from arch_search.config import Config
 from arch_search.paths import GenerationPaths
+from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json
-from cognition_db.records import Arm, Candidate, Pack, Rung, SlotTry, Task, from_json
+from cognition_db.records import Arm, Candidate, Pack, Record, Rung, SlotTry, Task, from_json
 
 REFERENCE_NAME = "deltanet"
 # Placebos must not share the reference's seeds: an equal program on equal seeds differs by exactly nothing.
@@ -55,7 +58,17 @@ def read_tries(paths: GenerationPaths) -> tuple[SlotTry, ...]:
     if not paths.slots.exists():
         return ()
     files = sorted(file for file in paths.slots.iterdir() if file.suffix == ".json")
-    return tuple(from_json(SlotTry, read_json(file)) for file in files)
+    return tuple(read_record(SlotTry, file) for file in files)
+
+
+def read_record(kind: type[Record], file: Path) -> Record:
+    """The record in a file; StoreError in one line where it is damaged."""
+    try:
+        return from_json(kind, read_json(file))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StoreError(f"{file}: no {kind.__name__} ({where}: {first['msg']}); restore it from a copy") from None
 
 
 def open_slots(number: int, tries: Sequence[SlotTry], config: Config) -> tuple[tuple[SlotPlan, int], ...]:

@@ -14,11 +14,10 @@ from arch_search.analysis.statistics import Standing, standings
 from arch_search.analysis.status import best_so_far
 from arch_search.analysis.summary import ReportFacts, RoleCalls
 from arch_search.campaign import Campaign
-from arch_search.generation import REFERENCE_NAME, admitted, packs_of, read_tries, slot_plans
+from arch_search.generation import REFERENCE_NAME, admitted, packs_of, read_record, read_tries, slot_plans
 from arch_search.settings import config_to_json
 from cognition_db.experience.archive import ArchiveContents
-from cognition_db.experience.files import read_json
-from cognition_db.records import Evaluation, from_json
+from cognition_db.records import Evaluation
 
 if TYPE_CHECKING:
     from arch_search.driver import Driver
@@ -191,7 +190,7 @@ def _open_evaluations(campaign: Campaign, number: int) -> Iterator[Evaluation]:
         for task in pack.tasks:
             file = paths.unit(pack.unit).evaluation(task.key)
             if file.exists():
-                yield from_json(Evaluation, read_json(file))
+                yield read_record(Evaluation, file)
 
 
 def _last_write(campaign: Campaign) -> float:
