@@ -8,5 +8,10 @@ setup(
             for tail in ("", ".*")
         ]
     ),
-    package_data={"": ["*.yaml", "*.md", "*.json", "*.j2", "py.typed"], "arch_search.models": ["fla_stand_in/**/*.py"]},
+    package_data={
+        "hydra_conf": ["**/*.yaml"],
+        "cognition_db": ["**/*.json"],
+        "arch_search": ["**/*.md", "**/*.json", "**/*.j2"],
+        "arch_search.models": ["fla_stand_in/**/*.py"],
+    },
 )

@@ -157,6 +157,8 @@ def _examined(
         (folder / REQUEST_FILE).write_text(json.dumps(to_json(request)))
         command = ["-m", "arch_search.admission.child", str(folder.resolve())]
         result = _run(command, folder=folder, settings=settings, jail=jail, python=python)
+        if result.is_killed_from_outside:  # once: it says nothing of the program
+            result = _run(command, folder=folder, settings=settings, jail=jail, python=python)
         report = _read_report(folder)
         if report is None and result.ended == "exited":
             _ensure_child_works(folder, settings=settings, jail=jail, python=python)

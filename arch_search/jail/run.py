@@ -59,6 +59,11 @@ class JailResult:
     stderr_tail: str
     rung: str
 
+    @property
+    def is_killed_from_outside(self) -> bool:
+        """SIGKILL that was not ours: an operator, the kernel short of memory, or the program itself."""
+        return self.ended == "signalled" and self.signal == signal.SIGKILL
+
 
 def run_jailed(
     command: Sequence[str],

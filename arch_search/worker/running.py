@@ -103,8 +103,10 @@ class _Watcher:
         write_heartbeat(self.unit.paths.heartbeat, beat)
 
 
-def run_task(unit: Unit, task: Task, *, tasks_done: int) -> Evaluation | None:
+def run_task(unit: Unit, task: Task, *, tasks_done: int, kills_forgiven: int = 3) -> Evaluation | None:
     """Train and score one task; None where it was stopped on request and is to be continued.
+
+    A child that somebody killed goes on from its checkpoint, `kills_forgiven` times: it says nothing of the program.
 
     Raises:
         CampaignError: a failure of ours, such as a full disk or a changed program file.
@@ -124,6 +126,8 @@ def run_task(unit: Unit, task: Task, *, tasks_done: int) -> Evaluation | None:
     _log(unit, task, jailed)
     if unit.should_stop() and (jailed.ended == "stopped" or jailed.exit_code == EXIT_STOPPED):
         return None
+    if jailed.is_killed_from_outside and kills_forgiven:
+        return run_task(unit, task, tasks_done=tasks_done, kills_forgiven=kills_forgiven - 1)
     if jailed.exit_code == EXIT_OURS:
         raise CampaignError(f"{task.key}: the worker failed beside the program: {_last_line(jailed)}; {unit.paths.log}")
     record = replace(

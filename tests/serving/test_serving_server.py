@@ -56,7 +56,9 @@ def make_llm(folder: Path, program: str, **changes: object) -> Llm:
     binaries.mkdir(exist_ok=True)
     if not (binaries / "python").exists():
         (binaries / "python").symlink_to(sys.executable)
-    (binaries / "vllm").write_text(f"#!{sys.executable}\n{program}")
+    # a first line that the kernel can read also where the path of python has a space, as pip writes it
+    start = f"#!/bin/sh\n'''exec' \"{sys.executable}\" \"$0\" \"$@\"\n' '''\n"
+    (binaries / "vllm").write_text(start + program)
     (binaries / "vllm").chmod(0o755)
     weights = folder / "weights"
     weights.mkdir(exist_ok=True)

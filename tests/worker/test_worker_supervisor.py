@@ -115,6 +115,7 @@ def test_a_failure_of_ours_is_one_line_and_leaves_no_shard(
         ("raise SystemExit(0)", "crashed", "SystemExit"),
         ("os._exit(0)", "crashed", "without a usable result"),
         ("os.abort()", "crashed", "SIGABRT"),
+        ("os.kill(os.getpid(), 9)", "crashed", "SIGKILL"),
         ("past = past * (float('nan') if self.calls > 5 else 1.0)", "non_finite", "training loss is nan at step 6"),
         ("past = past + x.roll(-1, dims=1)", "below_floor", "sees the future or the length"),
         ("self.hoard = torch.ones(1 << 29)", "out_of_memory", ""),
