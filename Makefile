@@ -43,7 +43,7 @@ test: install-dev
 	@tests/run_all.sh
 
 bench: install-dev
-	@OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -s tests/benchmarks
+	@for file in tests/benchmarks/bench_*.py; do OMP_NUM_THREADS=1 "$(BIN)/python" "$$file" || exit 1; done
 
 clean:
 	rm -rf "$(VENV)" build dist *.egg-info
