@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from campaigns import archive, start
+from small_campaign import archive, start
 
 from arch_search.campaign import open_campaign
 from arch_search.integrity import check_campaign

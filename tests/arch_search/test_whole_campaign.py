@@ -15,7 +15,7 @@ import h5py
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from campaigns import SMALL, arch_search, archive, descendants, kill, measured, start
+from small_campaign import SMALL, arch_search, archive, descendants, kill, measured, start
 
 from arch_search.campaign import open_campaign, start_or_continue
 from arch_search.integrity import check_campaign
