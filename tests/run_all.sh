@@ -43,7 +43,10 @@ tier() {
 without() { command -v "$1" >/dev/null 2>&1 || echo "no $1"; }
 
 tier unit "" -n 2 -m "not vllm and not slurm and not gpu"
-tier vllm "$("$bin/arch-search" doctor --impossible vllm llm.model=smollm2-135m-instruct)" -m vllm
+small=llm.model=smollm2-135m-instruct
+no_vllm=$("$bin/arch-search" doctor --impossible vllm "$small")
+[ -n "$no_vllm" ] || "$bin/arch-search" prefetch "$small"
+tier vllm "$no_vllm" -m vllm
 tier slurm "$(without slurmctld)" -m slurm
 tier gpu "$([ -e /dev/nvidia0 ] || echo "no GPU")" -m gpu
 
