@@ -314,7 +314,7 @@ def _ending(report: Mapping[str, Any], stopped: tuple[Ended, str] | None, rung: 
     if stopped is not None:
         return *stopped, None
     if "code" not in report:
-        return "signalled", "the guard of the jail was killed", int(signal.SIGKILL)
+        return "signalled", "the guard of the jail was killed", -int(signal.SIGKILL)
     code = int(report["code"])
     # bwrap reports the death of its program by a signal as 128 + the signal, as shells do
     if rung == "bwrap" and code > 128 and code - 128 in set(signal.Signals):

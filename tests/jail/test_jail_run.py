@@ -380,6 +380,24 @@ def test_the_watcher_of_the_caller_can_stop_the_program(tmp_path: Path, rung: st
     assert (result.ended, result.reason, result.exit_code) == ("stopped", "far too slow", None)
 
 
+@pytest.mark.parametrize("rung", EVERY)
+def test_a_killed_guard_is_a_kill_from_outside(tmp_path: Path, rung: str) -> None:
+    def kill() -> None:
+        for pid in alive("guard.py"):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1] == str(os.getpid()):
+                os.kill(pid, signal.SIGKILL)
+
+    result = jailed(tmp_path, "import time; time.sleep(30)", rung, on_tick=kill)
+
+    assert result.is_killed_from_outside, result
+
+
+@pytest.mark.parametrize("rung", EVERY)
+def test_a_program_that_ends_by_itself_is_not_killed_from_outside(tmp_path: Path, rung: str) -> None:
+    assert not jailed(tmp_path, "raise SystemExit(3)", rung).is_killed_from_outside
+    assert not jailed(tmp_path, "import os; os.abort()", rung).is_killed_from_outside
+
+
 def test_an_error_in_the_watcher_leaves_no_program_behind(tmp_path: Path) -> None:
     marker = uuid.uuid4().hex
 
