@@ -69,9 +69,17 @@ class Dispatcher:
         return dict(self._states)
 
     def advance(
-        self, number: int, candidates: Sequence[Candidate], *, target_parameters: int, step_s: float | None
+        self,
+        number: int,
+        candidates: Sequence[Candidate],
+        *,
+        target_parameters: int,
+        step_s: Callable[[], float | None],
     ) -> bool:
-        """Submit what is due and look after what runs; True when every unit of the generation has its shard."""
+        """Submit what is due and look after what runs; True when every unit of the generation has its shard.
+
+        `step_s` is asked when a round is written: the reference's median CPU-seconds per step.
+        """
         paths = self._campaign.generation(number)
         missing = self._without_shard(number, candidates, attempt=1)
         if not missing:
@@ -117,19 +125,18 @@ class Dispatcher:
                 held = [unit for unit, one in notes.items() if one == note]
                 self._say(f"gen {number}: {held[0]}{f' and {len(held) - 1} more' if len(held) > 1 else ''}: {note}")
 
-    def cancel(self, number: int) -> None:
-        """End what the current round still runs."""
-        rounds = rounds_of(self._campaign.generation(number))
-        if rounds and self._campaign.generation(number).submission(rounds[-1]).exists():
-            self._launcher.cancel(self._submitted(number, rounds[-1]))
-
     def _without_shard(self, number: int, candidates: Sequence[Candidate], *, attempt: int) -> list[Pack]:
         paths = self._campaign.generation(number)
         packs = packs_of(number, candidates, self._campaign.config, attempt=attempt)
         return [pack for pack in packs if shard_of(paths, pack.unit) is None]
 
     def _write_round(
-        self, number: int, round_number: int, candidates: Sequence[Candidate], target: int, step_s: float | None
+        self,
+        number: int,
+        round_number: int,
+        candidates: Sequence[Candidate],
+        target: int,
+        step_s: Callable[[], float | None],
     ) -> None:
         paths, config = self._campaign.generation(number), self._campaign.config
         for candidate in candidates:
@@ -144,7 +151,7 @@ class Dispatcher:
             jail=config.jail,
             data_dir=str(self._campaign.paths.data),
             target_parameters=target,
-            reference_step_s=step_s,
+            reference_step_s=step_s(),
             packs=tuple(self._without_shard(number, candidates, attempt=round_number)),
             classes={candidate.id: candidate.class_name for candidate in candidates},
             versions=self._campaign.versions,

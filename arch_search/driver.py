@@ -22,7 +22,6 @@ from arch_search.reporting import write_campaign_report
 from arch_search.serving import server
 from arch_search.serving.endpoint import Endpoint
 from arch_search.training import data
-from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import Candidate
 from slurm.errors import UnavailableError
 
@@ -69,13 +68,12 @@ class Driver:
             return Tick(finished=True)
         if number == 0 and self._asks_model() and self.campaign.config.llm.kind != "recorded":
             self._launched()  # it loads while the baselines are checked and trained
-        contents = self.campaign.contents()
-        if open_slots(number, read_tries(self.campaign.generation(number)), self.campaign.config):
-            self._propose(number, contents)
+        if self._open(number):
+            self._propose(number)
             return Tick(finished=False)
         if not self._advance(number):
             if number == 0 and self._open(1):
-                self._propose(1, contents)  # its parents are the reference: nothing of generation 0 is waited for
+                self._propose(1)  # its parents are the reference: nothing of generation 0 is waited for
                 return Tick(finished=False)
             return Tick(finished=False, waiting=f"generation {number} trains")
         self._close(number)
@@ -83,18 +81,20 @@ class Driver:
 
     # ---- the steps
 
-    def _propose(self, number: int, contents: ArchiveContents) -> None:
+    def _propose(self, number: int) -> None:
         self._now(f"generation {number}: proposing and checking")
         proposer = Proposer(self.campaign, launcher=self._launcher, client=self.client, pump=self._pump, say=self._say)
-        proposer.fill(number, contents, self._reference_or_none())
+        proposer.fill(number, self.campaign.contents(), self._reference_or_none())
 
     def _advance(self, number: int) -> bool:
         candidates = admitted(read_tries(self.campaign.generation(number)))
         reference = self.reference()
-        step_s = self._reference_step_s(reference)
         try:
             return self.dispatcher.advance(
-                number, candidates, target_parameters=reference.parameter_count, step_s=step_s
+                number,
+                candidates,
+                target_parameters=reference.parameter_count,
+                step_s=lambda: self._reference_step_s(reference),
             )
         except UnavailableError as error:
             self._say(f"gen {number}: {error}; asking again later")

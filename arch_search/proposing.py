@@ -177,7 +177,7 @@ class Proposer:
         return static.check_program(
             written.draft.program,
             class_name=written.draft.class_name,
-            normal_form=_normal_form(written.draft.program),
+            normal_form=fingerprint.normal_form_or_empty(written.draft.program),
             settings=self._config.admission,
             known=known.normal_forms,
             own_rung=_is_ours(written.drawn.plan.arm),
@@ -230,7 +230,7 @@ class Proposer:
         if candidate is None or not _is_ours(candidate.arm):
             return tried
         known = Known.of(admitted(decided))
-        same = known.normal_forms.get(_normal_form(candidate.program))
+        same = known.normal_forms.get(fingerprint.normal_form_or_empty(candidate.program))
         if same:
             verdict = Verdict(check="duplicate", outcome="failed", reason=f"the same program as {same}", refuses=True)
         else:
@@ -388,10 +388,3 @@ def _is_ours(arm: str) -> bool:
 
 def _refusal(check: str, error: Exception) -> Verdict:
     return Verdict(check=check, outcome="failed", reason=str(error), refuses=True)
-
-
-def _normal_form(program: str) -> str:
-    try:
-        return fingerprint.normal_form(program)
-    except ProposalError:
-        return ""  # admission's static check names what is wrong with it

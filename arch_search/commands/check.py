@@ -14,8 +14,8 @@ from arch_search.admission import runner, static
 from arch_search.admission.runner import AdmissionReport
 from arch_search.config import Config
 from arch_search.domains.linear_attention import SEED_PROGRAM
-from arch_search.errors import ConfigError, ProposalError
-from arch_search.proposals.fingerprint import normal_form
+from arch_search.errors import ConfigError
+from arch_search.proposals.fingerprint import normal_form_or_empty
 from arch_search.settings import load_config
 from cognition_db.records import Verdict, to_json
 
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     verdicts = static.check_program(
         program,
         class_name=options.class_name or "",
-        normal_form=_normal_form_or_empty(program),
+        normal_form=normal_form_or_empty(program),
         settings=config.admission,
         known={},
         own_rung=False,
@@ -64,13 +64,6 @@ def _admit(program: str, class_name: str, target: int | None, config: Config, wo
         known_fingerprints={},
         own_rung=False,
     )
-
-
-def _normal_form_or_empty(program: str) -> str:
-    try:
-        return normal_form(program)
-    except ProposalError:
-        return ""
 
 
 def _print(file: Path, verdicts: tuple[Verdict, ...], refused: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 
+from arch_search.errors import ProposalError
 from arch_search.proposals.registry import PRIMITIVES
 from arch_search.proposals.splice import drop_words, parse
 
@@ -22,6 +23,14 @@ def normal_form(program: str) -> str:
     imports = sorted(ast.unparse(node) for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)))
     rest = [ast.unparse(node) for node in tree.body if not isinstance(node, (ast.Import, ast.ImportFrom))]
     return "\n".join([*imports, *rest])
+
+
+def normal_form_or_empty(program: str) -> str:
+    """The normal form, or nothing where the program does not parse: the static check names what is wrong with it."""
+    try:
+        return normal_form(program)
+    except ProposalError:
+        return ""
 
 
 def _methods(tree: ast.Module) -> frozenset[int]:
