@@ -13,8 +13,9 @@ from pathlib import Path
 from arch_search.admission.__main__ import order_file, report_file
 from arch_search.admission.runner import AdmissionOrder, AdmissionReport, admit_order
 from arch_search.campaign import Campaign
-from arch_search.dispatch import ENDED, worker_environment
+from arch_search.dispatch import ENDED
 from arch_search.errors import JailError
+from arch_search.launching import worker_environment
 from cognition_db.experience.files import read_json, write_atomic
 from cognition_db.records import canonical_json, from_json, sha256_text, to_json
 from slurm.launchers import Launcher

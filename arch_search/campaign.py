@@ -20,7 +20,7 @@ from typing import Any
 from arch_search.config import Config
 from arch_search.errors import CampaignError, ConfigError
 from arch_search.paths import CampaignPaths, GenerationPaths
-from arch_search.settings import changed_keys, config_from_json, config_sha256, config_to_json
+from arch_search.settings import changed_keys, config_of_older, config_sha256, config_to_json
 from cognition_db.experience import archive
 from cognition_db.experience.files import read_json, write_atomic
 from cognition_db.experience.journal import Journal, read
@@ -94,7 +94,7 @@ def open_campaign(folder: Path) -> Campaign:
             f"{paths.campaign_json}: schema {data.get('schema')}, this program reads {CAMPAIGN_SCHEMA}; "
             "use the arch_search version that wrote it"
         )
-    config = config_from_json(data["config"])
+    config = config_of_older(data["config"])
     return Campaign(
         paths=paths,
         uuid=data["uuid"],

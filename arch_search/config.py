@@ -42,6 +42,7 @@ class Campaign:
     repair_stop_share: Fraction  # repair is switched off when, after repair_min_tries, fewer succeed
     repair_min_tries: PositiveInt
     attempts_per_task: PositiveInt
+    max_gpu_hours: Positive | None  # hard stop: nothing is submitted beyond it; null: no limit
 
 
 @checked(frozen=True, slots=True, kw_only=True, config=_STRICT)
@@ -94,26 +95,68 @@ class Data:
 
 
 @checked(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class DriverJob:
+    """What the driver asks for where it is a job itself (`arch-search submit`)."""
+
+    partition: str | None  # null: the site's default
+    timeout_min: PositiveInt  # it submits its successor before this
+    memory_gb: Positive
+    cpus_per_task: PositiveInt
+
+
+@checked(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Slurm:
     launcher: Literal["local", "inline", "cluster"]
     max_parallel: Count  # local: processes at once, 0 = one per core; cluster: the %N throttle, 0 = none
+    max_submitted: Count  # cluster: elements of this campaign in the queue at once, 0 = what the site allows
     tasks_per_unit: PositiveInt
     poll_s: Positive
-    timeout_min: PositiveInt
+    timeout_min: PositiveInt  # wall time of a unit; with estimate_time the most that is asked for
+    estimate_time: bool  # ask for what the measured trainings need, so that backfill can use the unit
+    warn_s: PositiveInt  # before its time limit a unit is told to save and to come back
+    requeue: bool  # Slurm may start an element again after a preemption, a lost node or its time limit
+    stage_in: bool  # copy the corpus to the node's own disk first
+    partition: str | None  # several, divided by commas: the first that starts it
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    gres: str | None  # as gpu:1 or gpu:a100:1
+    gpus_per_task: str | None  # as 1 or a100:1, where the site wants it instead of gres
+    cpus_per_task: PositiveInt
+    memory_gb: Positive
+    mail_user: str | None
+    mail_type: str | None  # as FAIL,END
+    modules: tuple[str, ...]  # `module load` of each before the worker
+    venv: str | None  # folder of the environment on the compute nodes, where it is not the driver's
+    container: str | None  # an apptainer image that the worker runs in
+    setup: tuple[str, ...]  # further shell lines before the worker
+    extra_sbatch: dict[str, str | int]
+    lease_s: Positive  # a driver that has not renewed its lease for so long is taken for dead
+    driver: DriverJob
+
+
+@checked(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class LlmJob:
+    """What the model server asks for where it is a job (llm=vllm_job, llm=vllm_batch)."""
+
     partition: str | None
     account: str | None
     qos: str | None
     constraint: str | None
     gres: str | None
+    gpus_per_task: str | None
     cpus_per_task: PositiveInt
     memory_gb: Positive
-    setup: tuple[str, ...]  # shell lines before the worker: module load, source venv
+    timeout_min: PositiveInt
+    replace_before_min: Positive  # so long before its time limit the next server is submitted
+    replicas: PositiveInt
+    setup: tuple[str, ...]
     extra_sbatch: dict[str, str | int]
 
 
 @checked(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Llm:
-    kind: Literal["vllm", "endpoint", "recorded"]
+    kind: Literal["vllm", "vllm_job", "vllm_batch", "endpoint", "recorded"]
     model: str  # vllm: local path, hub id, or a name of serving/weights.py; endpoint: the served name
     weights: str | None  # a local folder that goes before everything else
     base_url: str | None  # endpoint only
@@ -124,9 +167,11 @@ class Llm:
     context_tokens: PositiveInt
     parallel_requests: PositiveInt
     threads: Count  # CPU threads of the server, 0 = all cores
+    tensor_parallel: PositiveInt  # GPUs one server is spread over
     start_limit_s: PositiveInt
     request_limit_s: PositiveInt
     retries: Count
+    job: LlmJob
 
 
 @checked(frozen=True, slots=True, kw_only=True, config=_STRICT)

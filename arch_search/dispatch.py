@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,43 +13,17 @@ from typing import Any
 from arch_search.campaign import Campaign
 from arch_search.errors import CampaignError
 from arch_search.generation import packs_of, rounds_of, shard_of
+from arch_search.launching import worker_command, worker_environment
 from arch_search.worker.manifest import Manifest
 from arch_search.worker.manifest import write as write_manifest
 from cognition_db.experience.files import read_json, write_atomic
 from cognition_db.experience.shard import write_shard
 from cognition_db.records import Candidate, Evaluation, Pack, canonical_json, sha256_text
-from slurm.cluster import ClusterLauncher
 from slurm.launchers import Launcher
-from slurm.local import InlineLauncher, LocalLauncher
-from slurm.units import Evidence, Resources, Submission, UnitState, WorkUnit
+from slurm.units import Evidence, Submission, UnitState, WorkUnit
 
 ENDED = (UnitState.DONE, UnitState.ENDED)
 ROOM_MB = 20  # a unit's checkpoints and shard need less
-
-
-def make_launcher(campaign: Campaign) -> Launcher:
-    """The launcher that slurm.launcher names."""
-    settings = campaign.config.slurm
-    if settings.launcher == "inline":
-        return InlineLauncher()
-    if settings.launcher == "local":
-        return LocalLauncher(max_parallel=settings.max_parallel or os.cpu_count() or 1)
-    return ClusterLauncher(
-        Resources(
-            cpus_per_task=settings.cpus_per_task,
-            memory_gb=settings.memory_gb,
-            timeout_min=settings.timeout_min,
-            partition=settings.partition,
-            account=settings.account,
-            qos=settings.qos,
-            constraint=settings.constraint,
-            gres=settings.gres,
-            setup=settings.setup,
-            extra_sbatch=settings.extra_sbatch,
-        ),
-        max_parallel=settings.max_parallel,
-        poll_s=settings.poll_s,
-    )
 
 
 class Dispatcher:
@@ -249,17 +222,3 @@ def _is_held(lock: Path) -> bool:
         return False
     finally:
         os.close(handle)
-
-
-def worker_command(manifest: Path, index: int) -> list[str]:
-    return [sys.executable, "-m", "arch_search.worker", str(manifest), str(index)]
-
-
-def worker_environment(threads: int) -> dict[str, str]:
-    """Over-subscribed OpenMP threads spin and cost several times the work; one thread a task is the fastest."""
-    return {
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "GOMP_SPINCOUNT": "0",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }

@@ -6,21 +6,17 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from arch_search.agents.call_log import CallLog
-from arch_search.agents.client import OpenAiClient
-from arch_search.agents.recorded import RecordedClient
 from arch_search.campaign import Campaign
 from arch_search.closing import close_generation, merge_generation
-from arch_search.dispatch import Dispatcher, make_launcher
-from arch_search.errors import CampaignError, ModelServerError
-from arch_search.generation import admitted, open_slots, read_tries, slot_plans
+from arch_search.dispatch import Dispatcher
+from arch_search.errors import CampaignError
+from arch_search.generation import admitted, open_slots, read_tries
+from arch_search.launching import make_launcher
+from arch_search.model_access import ModelAccess
 from arch_search.proposing import Proposer, require_baselines
-from arch_search.protocols import ModelClient
 from arch_search.reporting import write_campaign_report
-from arch_search.serving import server
-from arch_search.serving.endpoint import Endpoint
 from arch_search.training import data
 from cognition_db.records import Candidate
 from slurm.errors import UnavailableError
@@ -45,8 +41,7 @@ class Driver:
         self.call_log = CallLog(campaign.paths.calls, campaign.paths.text)
         self.activity = "starting"
         self.on_change: Callable[[], None] = lambda: None
-        self._client = self._recorded_client()
-        self._serving: server.ServerProcess | None = None
+        self.model = ModelAccess(campaign, self.call_log, say=say, pump=self._pump)
         require_baselines(campaign.config)
         data.prepare(campaign.config.data, campaign.paths.data)
 
@@ -59,15 +54,15 @@ class Driver:
                 if tick.waiting:
                     self._pause()
         finally:
-            self.stop_server()
+            self.model.stop()
 
     def tick(self) -> Tick:
         number = self.campaign.generations_closed()
         if self.campaign.is_finished():
             write_campaign_report(self.campaign, self.call_log)
             return Tick(finished=True)
-        if number == 0 and self._asks_model() and self.campaign.config.llm.kind != "recorded":
-            self._launched()  # it loads while the baselines are checked and trained
+        if number == 0:
+            self.model.begin()  # it loads while the baselines are checked and trained
         if self._open(number):
             self._propose(number)
             return Tick(finished=False)
@@ -83,7 +78,9 @@ class Driver:
 
     def _propose(self, number: int) -> None:
         self._now(f"generation {number}: proposing and checking")
-        proposer = Proposer(self.campaign, launcher=self._launcher, client=self.client, pump=self._pump, say=self._say)
+        proposer = Proposer(
+            self.campaign, launcher=self._launcher, client=self.model.client, pump=self._pump, say=self._say
+        )
         proposer.fill(number, self.campaign.contents(), self._reference_or_none())
 
     def _advance(self, number: int) -> bool:
@@ -110,7 +107,7 @@ class Driver:
                 f"generation {number}: its shards lack {', '.join(report.missing[:3])}; "
                 f"arch-search fsck {self.campaign.paths.root} says more"
             )
-        client = self.client if self._asks_model() else None
+        client = self.model.client if self.model.is_asked else None
         close_generation(
             self.campaign, number, report.evaluations, client=client, reference_id=self.reference().id, say=self._say
         )
@@ -159,56 +156,3 @@ class Driver:
         mine = [one for one in self.campaign.contents().evaluations if one.task.candidate_id == reference.id]
         speeds = [speed for one in mine if (speed := one.score("step_s")) is not None]
         return statistics.median(speeds) if speeds else None
-
-    # ---- the model
-
-    def client(self) -> ModelClient:
-        """The client of the configured model; waits, with trainings going on, until the server is ready."""
-        if self._client is None:
-            llm = self.campaign.config.llm
-            endpoint = self._ready()
-            self._client = OpenAiClient(endpoint, llm=llm, log=self.call_log, on_down=self._restarted_server)
-        return self._client
-
-    def _ready(self) -> Endpoint:
-        """The server's address; one that dies while it loads is started once more."""
-        llm = self.campaign.config.llm
-        try:
-            return server.wait_ready(self._launched(), llm, say=self._say, pump=self._pump)
-        except ModelServerError as error:
-            if llm.kind != "vllm":
-                raise
-            self._say(f"{error}; starting it once more")
-            self._serving = None
-            return server.wait_ready(self._launched(), llm, say=self._say, pump=self._pump)
-
-    def _recorded_client(self) -> ModelClient | None:
-        llm = self.campaign.config.llm
-        return RecordedClient(Path(llm.recording), self.call_log) if llm.kind == "recorded" and llm.recording else None
-
-    def stop_server(self) -> None:
-        """Stop the server this campaign started; another's server (llm=endpoint) is left alone."""
-        if self.campaign.config.llm.kind == "vllm":
-            server.stop(self.campaign.paths.endpoint)
-        self._client = self._serving = None
-
-    def _asks_model(self) -> bool:
-        return any(plan.arm == "evolve" for plan in slot_plans(self.campaign.config))
-
-    def _launched(self) -> server.ServerProcess:
-        """The server, loading or ready; started at the first call."""
-        if self._serving is None:
-            paths = self.campaign.paths
-            self._serving = server.launch(
-                self.campaign.config.llm,
-                endpoint_file=paths.endpoint,
-                key_file=paths.endpoint_key,
-                log_file=paths.server_log,
-                say=self._say,
-            )
-        return self._serving
-
-    def _restarted_server(self) -> Endpoint | None:
-        """Called by the client when the server is down."""
-        self._serving = None
-        return server.wait_ready(self._launched(), self.campaign.config.llm, say=self._say)

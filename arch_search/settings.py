@@ -20,6 +20,7 @@ from cognition_db.records import canonical_json, sha256_text
 
 # Where a campaign runs may change between two starts of it; what it measures may not.
 MACHINE_GROUPS = ("slurm", "llm", "jail")
+MACHINE_KEYS = ("campaign.dir", "campaign.max_gpu_hours")
 _ADAPTER = TypeAdapter(Config)
 
 
@@ -49,17 +50,33 @@ def config_from_json(data: Any) -> Config:
     return _consistent(config)
 
 
+def config_of_older(data: Any) -> Config:
+    """The Config of a campaign that was started before settings of its machine were added: these take their defaults.
+
+    Raises:
+        ConfigError: a setting that can change a measurement is missing or unknown.
+    """
+    here = config_to_json(load_config([]))
+    for key, value in _leaves(here):
+        group, _, rest = key.partition(".")
+        if group in MACHINE_GROUPS or key in MACHINE_KEYS:
+            _set_missing(data, [group, *rest.split(".")], value)
+    return config_from_json(data)
+
+
 def config_to_json(config: Config) -> dict[str, Any]:
     data: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
     return data
 
 
 def config_sha256(config: Config) -> str:
-    """Hash of all that may change a measurement: everything but the folder and the machine groups."""
+    """Hash of all that may change a measurement: everything but the machine's groups and keys."""
     data = config_to_json(config)
     for group in MACHINE_GROUPS:
         del data[group]
-    del data["campaign"]["dir"]
+    for key in MACHINE_KEYS:
+        group, _, name = key.partition(".")
+        del data[group][name]
     return sha256_text(canonical_json(data))
 
 
@@ -70,7 +87,7 @@ def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
         f"{key}: {before.get(key)!r} there, {after.get(key)!r} here"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not key.startswith(skipped) and key != "campaign.dir"
+        if before.get(key) != after.get(key) and not key.startswith(skipped) and key not in MACHINE_KEYS
     ]
 
 
@@ -135,6 +152,12 @@ def _check_keys(config: DictConfig, overrides: Sequence[str], groups: dict[str, 
 def _near(key: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(key, sorted(known), n=3, cutoff=0.5)
     return f"nearest: {', '.join(near)}" if near else "arch-search run --help names the groups"
+
+
+def _set_missing(data: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for name in path[:-1]:
+        data = data.setdefault(name, {})
+    data.setdefault(path[-1], value)
 
 
 def _leaves(data: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -15,6 +15,6 @@ def run(options: argparse.Namespace) -> int:
         driver = Driver(campaign, print)
         tick = driver.tick()
         if tick.finished:
-            driver.stop_server()
+            driver.model.stop()
     print("finished" if tick.finished else tick.waiting or "more is due: tick again")
     return 0

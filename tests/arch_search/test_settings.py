@@ -4,7 +4,14 @@ import pytest
 
 from arch_search.config import Config
 from arch_search.errors import ConfigError
-from arch_search.settings import changed_keys, config_from_json, config_sha256, config_to_json, load_config
+from arch_search.settings import (
+    changed_keys,
+    config_from_json,
+    config_of_older,
+    config_sha256,
+    config_to_json,
+    load_config,
+)
 
 
 @pytest.mark.parametrize("campaign", ["demo", "laptop", "smoke"])
@@ -57,3 +64,19 @@ def test_changed_keys_names_only_what_may_not_change() -> None:
 
 def _json(config: Config) -> dict[str, object]:
     return config_to_json(config)
+
+
+def test_a_campaign_from_before_a_machine_setting_was_added_opens_with_its_default_and_the_same_hash() -> None:
+    config = load_config([])
+    older = config_to_json(config)
+    del older["slurm"]["driver"], older["slurm"]["lease_s"], older["llm"]["job"], older["campaign"]["max_gpu_hours"]
+    reopened = config_of_older(older)
+    assert reopened == config
+    assert config_sha256(reopened) == config_sha256(config)
+
+
+def test_a_campaign_that_lacks_a_measuring_setting_is_refused_by_its_name() -> None:
+    older = config_to_json(load_config([]))
+    del older["stage"]["steps"]
+    with pytest.raises(ConfigError, match=r"stage\.steps"):
+        config_of_older(older)
