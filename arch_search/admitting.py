@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from arch_search.admission.__main__ import order_file, report_file
-from arch_search.admission.runner import AdmissionOrder, AdmissionReport, admit_order
+from arch_search.admission.runner import AdmissionOrder, AdmissionReport, admit
 from arch_search.campaign import Campaign
 from arch_search.dispatch import ENDED
 from arch_search.errors import JailError
@@ -43,7 +43,7 @@ class Admitter:
     def _on_this_host(self, number: int, orders: Sequence[AdmissionOrder]) -> Iterator[AdmissionReport]:
         workdir = self._campaign.paths.jail_tmp / f"g{number:04d}"
         with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
-            for waiting in [pool.submit(admit_order, order, workdir=workdir) for order in orders]:
+            for waiting in [pool.submit(admit, order, workdir=workdir) for order in orders]:
                 while wait([waiting], timeout=1.0).not_done:
                     self._pump()
                 yield waiting.result()

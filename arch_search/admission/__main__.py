@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from arch_search.admission.runner import AdmissionOrder, admit_order
+from arch_search.admission.runner import AdmissionOrder, admit
 from arch_search.errors import ArchSearchError
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json, write_atomic
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     folder, index = Path(arguments[0]), int(arguments[1])
     try:
         order = from_json(AdmissionOrder, read_json(order_file(folder, index)))
-        report = admit_order(order, workdir=folder / f"{index}")
+        report = admit(order, workdir=folder / f"{index}")
         write_atomic(report_file(folder, index), json.dumps(to_json(report)).encode())
     except (ArchSearchError, StoreError) as error:
         print(f"admission: {error}", file=sys.stderr)

@@ -61,7 +61,13 @@ class AdmissionReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmissionOrder:
-    """All that one admission depends on, as a value that can be sent to another node; fields as in `admit`."""
+    """All that one admission depends on, as a value that can be sent to another node.
+
+    `class_name` is the module to use, empty for `DeltaNet` or the only public module. `target_parameters` are those of
+    the reference model at `stage`, None where this program is the reference. With `exempt_cost` fast-growing cost is
+    only marked. `known_fingerprints` are of earlier programs, by candidate id; where `own_rung` says that a rung of
+    ours wrote the program, the behaviour of an earlier one is refused.
+    """
 
     program: str
     class_name: str
@@ -72,72 +78,40 @@ class AdmissionOrder:
     jail: Jail
     known_fingerprints: dict[str, tuple[float, ...]]
     own_rung: bool
-    vocab: int
+    vocab: int = BYTE_VOCAB
 
 
-def admit_order(order: AdmissionOrder, *, workdir: Path) -> AdmissionReport:
-    """`admit` with the arguments of an order."""
-    return admit(
-        order.program,
-        class_name=order.class_name,
-        settings=order.settings,
-        stage=order.stage,
-        target_parameters=order.target_parameters,
-        exempt_cost=order.exempt_cost,
-        jail=order.jail,
-        workdir=workdir,
-        known_fingerprints=order.known_fingerprints,
-        own_rung=order.own_rung,
-        vocab=order.vocab,
-    )
-
-
-def admit(
-    program: str,
-    *,
-    class_name: str,
-    settings: Admission,
-    stage: Stage,
-    target_parameters: int | None,
-    exempt_cost: bool,
-    jail: Jail,
-    workdir: Path,
-    known_fingerprints: Mapping[str, tuple[float, ...]],
-    own_rung: bool,
-    python: str = sys.executable,
-    vocab: int = BYTE_VOCAB,
-) -> AdmissionReport:
+def admit(order: AdmissionOrder, *, workdir: Path, python: str = sys.executable) -> AdmissionReport:
     """Checks one program in a child process; whatever the program does, the answer is a report.
 
-    Args:
-        class_name: the module to use; empty for `DeltaNet` or the only public module.
-        target_parameters: of the reference model at `stage`; None where this program is the reference.
-        exempt_cost: fast-growing cost is then only marked.
-        workdir: made if need be; the checks use a folder of their own in it and remove it.
-        known_fingerprints: of earlier programs, by candidate id.
-        own_rung: whether a rung of ours wrote the program: the behaviour of an earlier one is then refused.
+    `workdir` is made if need be; the checks use a folder of their own in it and remove it.
 
     Raises:
         JailError: there is no jail here, or the checking child cannot run whatever the program is.
     """
     request = Request(
-        class_name=class_name or None,
-        settings=settings,
-        stage=stage,
-        target_parameters=target_parameters,
-        exempt_cost=exempt_cost,
-        vocab=vocab,
+        class_name=order.class_name or None,
+        settings=order.settings,
+        stage=order.stage,
+        target_parameters=order.target_parameters,
+        exempt_cost=order.exempt_cost,
+        vocab=order.vocab,
     )
-    report, result = _examined(program, request, jail=jail, workdir=workdir, python=python)
+    report, result = _examined(order.program, request, jail=order.jail, workdir=workdir, python=python)
     verdicts, report = _judged(report, result)
     fingerprint = _usable(report.fingerprint)
     if fingerprint and not any(verdict.refuses for verdict in verdicts):
         verdicts += (
-            same_behaviour(fingerprint, known_fingerprints, distance=settings.duplicate_distance, own_rung=own_rung),
+            same_behaviour(
+                fingerprint,
+                order.known_fingerprints,
+                distance=order.settings.duplicate_distance,
+                own_rung=order.own_rung,
+            ),
         )
     return AdmissionReport(
         verdicts=verdicts,
-        class_name=report.class_name or class_name,
+        class_name=report.class_name or order.class_name,
         parameter_count=report.parameter_count,
         fingerprint=fingerprint,
         seconds=result.wall_s,

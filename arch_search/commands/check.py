@@ -52,18 +52,18 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _admit(program: str, class_name: str, target: int | None, config: Config, workdir: Path) -> AdmissionReport:
-    return runner.admit(
-        program,
+    order = runner.AdmissionOrder(
+        program=program,
         class_name=class_name,
         settings=config.admission,
         stage=config.stage,
         target_parameters=target,
         exempt_cost=False,
         jail=config.jail,
-        workdir=workdir,
         known_fingerprints={},
         own_rung=False,
     )
+    return runner.admit(order, workdir=workdir)
 
 
 def _print(file: Path, verdicts: tuple[Verdict, ...], refused: bool) -> None:

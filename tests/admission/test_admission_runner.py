@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from arch_search.admission.runner import AdmissionReport, admit
+from arch_search.admission.runner import AdmissionOrder, AdmissionReport, admit
 from arch_search.config import Jail
 from arch_search.errors import JailError
 from arch_search.jail import best_rung
@@ -67,20 +68,20 @@ HOSTILE = {
 }
 
 
-def admitted(folder: Path, body: str = "pass", **changed: object) -> AdmissionReport:
+def admitted(folder: Path, body: str = "pass", python: str = sys.executable, **changed: object) -> AdmissionReport:
     config = load_config([])
-    given: dict[str, object] = {
-        "class_name": "",
-        "settings": replace(config.admission, limit_s=60, memory_gb=0.8),
-        "stage": config.stage,
-        "target_parameters": None,
-        "exempt_cost": False,
-        "jail": config.jail,
-        "workdir": folder,
-        "known_fingerprints": {},
-        "own_rung": True,
-    }
-    return admit(PROGRAM.format(body=body), **(given | changed))  # type: ignore[arg-type]
+    order = AdmissionOrder(
+        program=PROGRAM.format(body=body),
+        class_name="",
+        settings=replace(config.admission, limit_s=60, memory_gb=0.8),
+        stage=config.stage,
+        target_parameters=None,
+        exempt_cost=False,
+        jail=config.jail,
+        known_fingerprints={},
+        own_rung=True,
+    )
+    return admit(replace(order, **changed), workdir=folder, python=python)  # type: ignore[arg-type]
 
 
 def refusals(report: AdmissionReport) -> list[Verdict]:
