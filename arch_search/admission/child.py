@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from torch import nn
 from arch_search.admission.basics import check_gradients, check_outputs, check_parameters, check_stage
 from arch_search.admission.behaviour import fingerprint
 from arch_search.admission.causality import check_causality, check_rows
+from arch_search.admission.certificate.certify import check_certificate
 from arch_search.admission.cost import check_cost
 from arch_search.admission.request import PROGRAM_FILE, REPORT_FILE, REQUEST_FILE, ChildReport, Request
 from arch_search.admission.state import check_hidden, check_memory
@@ -81,7 +82,9 @@ class _Exam:
         yield "hidden_parameters", lambda: check_hidden(subject)
         yield "state_between_calls", lambda: check_memory(subject, sys.modules.get(self._mixer.__module__))
         yield "stage", lambda: check_stage(self._mixer, self._request)
-        yield "causality", lambda: check_causality(subject, lengths, settings.tolerance)
+        traced = sorted({*few, stage.seq_len, _PERIODIC_LEAK_LENGTH})
+        yield "certificate", lambda: check_certificate(subject, traced, settings.tolerance)
+        yield "causality", lambda: check_causality(subject, self._untraced(lengths, traced), settings.tolerance)
         yield "batch_rows", lambda: check_rows(subject, few, settings.tolerance)
         yield (
             "cost",
@@ -113,6 +116,11 @@ class _Exam:
         if complete:
             self._report_to(report)
         return report
+
+    def _untraced(self, lengths: Sequence[int], traced: Sequence[int]) -> list[int]:
+        """Lengths for the experiments: all, or after a proof those it left out and the longest, which guards it."""
+        proved = any(one.check == "certificate" and one.outcome == "passed" for one in self.verdicts)
+        return sorted({*lengths} - {*traced} | {max(lengths)}) if proved else list(lengths)
 
     def _load(self) -> tuple[Verdict, ...]:
         self._mixer = load_mixer_class(self._program, self._request.class_name)

@@ -38,6 +38,7 @@ _CHECKS = frozenset(
         "hidden_parameters",
         "state_between_calls",
         "stage",
+        "certificate",
         "causality",
         "batch_rows",
         "cost",
