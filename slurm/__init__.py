@@ -2,15 +2,18 @@
 
 from slurm.errors import SlurmError, SubmitError, UnavailableError
 from slurm.launchers import ClusterLauncher, InlineLauncher, Launcher, LocalLauncher
+from slurm.plan import ArrayPlan, PlannedArray, plan_arrays
 from slurm.units import ArrayJob, Evidence, Probe, Resources, Submission, UnitState, WorkUnit
 
 __all__ = [
     "ArrayJob",
+    "ArrayPlan",
     "ClusterLauncher",
     "Evidence",
     "InlineLauncher",
     "Launcher",
     "LocalLauncher",
+    "PlannedArray",
     "Probe",
     "Resources",
     "SlurmError",
@@ -19,4 +22,5 @@ __all__ = [
     "UnavailableError",
     "UnitState",
     "WorkUnit",
+    "plan_arrays",
 ]

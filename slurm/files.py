@@ -8,17 +8,21 @@ import os
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from slurm.errors import SlurmError
+from slurm.units import ArrayJob, Submission
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What was asked for, written before anything is started; `commands[i]` belongs to `units[i]`.
 
-    `array_elements` is the size of each job array but the last; 0 for local processes.
+    `timeout_min`: wall time of each unit, None for what the resources say.
     """
 
     name: str
@@ -27,7 +31,17 @@ class Plan:
     units: tuple[str, ...]
     commands: tuple[tuple[str, ...], ...]
     environment: Mapping[str, str]
-    array_elements: int = 0
+    timeout_min: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """An array that is about to be submitted. An sbatch that finds another `token` in its place does nothing."""
+
+    offset: int
+    count: int
+    token: str
+    written_unix: float
 
 
 class Desk:
@@ -40,10 +54,14 @@ class Desk:
     cancelled           nothing more is to be started
     missing.json        cluster: since when Slurm has not known a unit as active
     <offset>.commands   cluster: one shell line per element of the array that starts at this unit
+    <offset>.intent     cluster: this array is about to be submitted; gone when its job id is known
+    <offset>.job        cluster: the ArrayJob
+    submit.lock         cluster: held with flock by a living sbatch
     """
 
     def __init__(self, folder: Path, comment: str) -> None:
         self.folder = folder
+        self.comment = comment
         self.key = hashlib.sha256(comment.encode()).hexdigest()[:12]
         self.root = folder / self.key
 
@@ -64,27 +82,106 @@ class Desk:
     def exit(self, unit: str) -> Path:
         return self.root / f"{unit}.exit"
 
+    @property
+    def submit_lock(self) -> Path:
+        return self.root / "submit.lock"
+
     def commands(self, offset: int) -> Path:
         return self.root / f"{offset}.commands"
 
+    def intent(self, offset: int) -> Path:
+        return self.root / f"{offset}.intent"
+
+    def job(self, offset: int) -> Path:
+        return self.root / f"{offset}.job"
+
     def log(self, unit: str) -> Path:
         """Output of the unit, appended by every attempt; beside the folders of all submissions."""
-        return self.folder / f"{unit}.log"
+        return Path(self.log_name(unit))
+
+    def log_name(self, unit: str) -> str:
+        """The same as text: a Path costs more than all else about a unit."""
+        return f"{self.folder}/{unit}.log"
 
     def write_plan(self, plan: Plan) -> None:
-        write_atomic(self.root / "plan.json", json.dumps(asdict(plan)).encode())
+        data = {name: getattr(plan, name) for name in Plan.__slots__}
+        write_atomic(self.root / "plan.json", json.dumps(data).encode())
 
     def read_plan(self) -> Plan | None:
         """The plan, or None when submit never came so far; raises SlurmError for a damaged one."""
         path = self.root / "plan.json"
-        try:
-            data = json.loads(path.read_bytes())
-            commands = tuple(tuple(command) for command in data["commands"])
-            return Plan(**{**data, "units": tuple(data["units"]), "commands": commands})
-        except FileNotFoundError:
+        data = _read_json(path, "the plan of a submission")
+        if data is None:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        try:
+            return Plan(
+                name=data["name"],
+                comment=data["comment"],
+                submitted_unix=data["submitted_unix"],
+                units=tuple(data["units"]),
+                commands=tuple(map(tuple, data["commands"])),
+                environment=data["environment"],
+                timeout_min=data.get("timeout_min"),
+            )
+        except (KeyError, TypeError) as error:
             raise SlurmError(f"{path}: not the plan of a submission ({error}); the file is damaged") from error
+
+    def write_intent(self, intent: Intent) -> None:
+        data = {name: getattr(intent, name) for name in Intent.__slots__}
+        write_atomic(self.intent(intent.offset), json.dumps(data).encode())
+
+    def write_job(self, job: ArrayJob) -> None:
+        """Put the job id on record; then nothing is about to be submitted any more."""
+        data = {name: getattr(job, name) for name in ArrayJob.__slots__}
+        write_atomic(self.job(job.offset), json.dumps(data).encode())
+        self.intent(job.offset).unlink(missing_ok=True)
+
+    def read_intents(self) -> list[Intent]:
+        """Arrays of which nobody has noted whether they were submitted, by offset; raises SlurmError for damage."""
+        jobs = {path.stem for path in self._files(".job")}
+        return [_made_from(Intent, path) for path in self._files(".intent") if path.stem not in jobs]
+
+    def read_jobs(self) -> list[ArrayJob]:
+        """The arrays that were submitted, by offset; raises SlurmError for damage."""
+        return [_made_from(ArrayJob, path) for path in self._files(".job")]
+
+    def _files(self, suffix: str) -> list[Path]:
+        if not self.root.is_dir():
+            return []
+        with os.scandir(self.root) as entries:
+            names = [entry.name.removesuffix(suffix) for entry in entries if entry.name.endswith(suffix)]
+        return [self.root / f"{offset}{suffix}" for offset in sorted(int(name) for name in names if name.isdigit())]
+
+
+def arrays_of(submission: Submission) -> tuple[ArrayJob, ...]:
+    """The job arrays of a submission by offset, with those that were submitted after its receipt was written."""
+    desk = Desk(Path(submission.folder), submission.comment)
+    found = {job.offset: job for job in (*submission.arrays, *desk.read_jobs())}
+    return tuple(found[offset] for offset in sorted(found))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tidied:
+    """How many files were removed: of this package, and of submitit."""
+
+    ours: int
+    submitit: int
+
+
+def tidy(submission: Submission) -> Tidied:
+    """Remove what nothing needs once every unit has its result: of an array its job id and what it printed stay.
+
+    An element that starts after this ends at once; its unit has its result.
+    """
+    root = Desk(Path(submission.folder), submission.comment).root
+    removed = {True: 0, False: 0}
+    for path in root.iterdir() if root.is_dir() else ():
+        is_submitit = path.name.endswith("_submission.sh")
+        is_empty_output = path.suffix == ".out" and path.stat().st_size == 0
+        if is_submitit or is_empty_output or path.suffix in (".commands", ".lock") or path.name == "missing.json":
+            path.unlink(missing_ok=True)
+            removed[is_submitit] += 1
+    return Tidied(ours=removed[False], submitit=removed[True])
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -115,3 +212,21 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _read_json(path: Path, what: str) -> Any:
+    """What the file holds, None where there is none; raises SlurmError for damage."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise SlurmError(f"{path}: not {what} ({error}); the file is damaged") from error
+
+
+def _made_from(kind: type[Record], path: Path) -> Record:
+    what = f"an {kind.__name__}"
+    try:
+        return kind(**_read_json(path, what))
+    except TypeError as error:
+        raise SlurmError(f"{path}: not {what} ({error}); the file is damaged") from error

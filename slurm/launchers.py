@@ -28,8 +28,11 @@ class Launcher(Protocol):
         name: str,
         comment: str,
         environment: Mapping[str, str],
+        timeout_min: int | None = None,
     ) -> Submission:
         """Hand the units over. Called again with the same comment, go on where it stopped and start nothing twice.
+
+        `timeout_min` is the wall time of a unit where the launcher sets one; None is what its resources say.
 
         Raises:
             SubmitError, UnavailableError: with a reason for the user; trying again is safe.
@@ -37,7 +40,7 @@ class Launcher(Protocol):
         ...
 
     def find(self, comment: str, *, folder: Path) -> Submission | None:
-        """The receipt of a whole submission made before; None means that submit has something to do.
+        """The receipt of a submission made before; None means that it was not made.
 
         Raises:
             UnavailableError: nobody knows at present.
@@ -45,7 +48,10 @@ class Launcher(Protocol):
         ...
 
     def states(self, submission: Submission, units: Sequence[WorkUnit], probe: Probe) -> dict[str, UnitState]:
-        """How each unit stands, by its name; local launchers also start what is due. A silent Slurm makes UNKNOWN."""
+        """How each unit stands, by its name; also starts or submits what is due, so that only the driver may ask.
+
+        A silent Slurm makes UNKNOWN. Raises SubmitError where the rest can't be submitted at all.
+        """
         ...
 
     def notes(self, submission: Submission) -> dict[str, str]:

@@ -56,8 +56,11 @@ class LocalLauncher:
         name: str,
         comment: str,
         environment: Mapping[str, str],
+        timeout_min: int | None = None,
     ) -> Submission:
         """Write down what is to run, and start as much as may run; called again with the same comment, go on.
+
+        Nothing here ends a unit for its time: `timeout_min` is for the record.
 
         Raises:
             SubmitError: no units, or a command that can't be started.
@@ -74,6 +77,7 @@ class LocalLauncher:
                 units=tuple(unit.name for unit in units),
                 commands=tuple(tuple(command(unit.index)) for unit in units),
                 environment=dict(environment),
+                timeout_min=timeout_min,
             )
             desk.write_plan(plan)
         self._plans[str(desk.root)] = plan

@@ -8,83 +8,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, replace
 
+from slurm import advice
+from slurm.advice import PHASES, Phase, never_starts
 from slurm.units import Evidence, UnitState
+
+__all__ = [
+    "PHASES",
+    "SACCT_FORMAT",
+    "SQUEUE_FORMAT",
+    "Answer",
+    "ArrayRow",
+    "Phase",
+    "is_alive",
+    "judge",
+    "never_starts",
+    "parse_indices",
+    "parse_sacct",
+    "parse_squeue",
+    "rows_of_elements",
+]
 
 # every row ends with a mark of its own, since a comment may hold line ends and a cut answer must be noticed
 SQUEUE_FORMAT = "%F|%K|%T|%r|%j|%k|."
 SACCT_FORMAT = "JobID,State,JobName"
 _ROW_END = "|.\n"
-
-
-class Phase(Enum):
-    """What one row says about an array element."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    HELD = "held"
-    OVER = "over"  # not active any more; how it went is told by its files
-    UNKNOWN = "unknown"
-
-
-PHASES = {
-    "PENDING": Phase.WAITING,
-    "CONFIGURING": Phase.WAITING,  # the nodes are booting
-    "REQUEUED": Phase.WAITING,
-    "REQUEUE_FED": Phase.WAITING,
-    "REQUEUE_HOLD": Phase.HELD,
-    "SPECIAL_EXIT": Phase.HELD,
-    "RESV_DEL_HOLD": Phase.HELD,
-    "RUNNING": Phase.RUNNING,
-    "COMPLETING": Phase.RUNNING,  # processes may be alive, and after a preemption it goes on to PENDING
-    "SUSPENDED": Phase.RUNNING,  # keeps its processes; the heartbeat stands still
-    "STOPPED": Phase.RUNNING,
-    "RESIZING": Phase.RUNNING,
-    "SIGNALING": Phase.RUNNING,
-    "STAGE_OUT": Phase.RUNNING,
-    "COMPLETED": Phase.OVER,
-    "FAILED": Phase.OVER,
-    "CANCELLED": Phase.OVER,
-    "TIMEOUT": Phase.OVER,
-    "OUT_OF_MEMORY": Phase.OVER,
-    "NODE_FAIL": Phase.OVER,  # a requeued job is PENDING in squeue, so this word in squeue is final
-    "BOOT_FAIL": Phase.OVER,
-    "DEADLINE": Phase.OVER,
-    "PREEMPTED": Phase.OVER,  # PreemptMode=CANCEL; a requeued job is PENDING in squeue
-    "REVOKED": Phase.UNKNOWN,  # another cluster of the federation runs it, and can't be seen from here
-}
-
-_ENDINGS = {
-    "TIMEOUT": "reached its time limit; raise slurm.timeout_min or make units smaller",
-    "OUT_OF_MEMORY": "was killed for its memory; raise slurm.memory_gb",
-    "NODE_FAIL": "lost its node",
-    "BOOT_FAIL": "its node did not boot",
-    "PREEMPTED": "was preempted and not requeued",
-    "CANCELLED": "was cancelled",
-    "DEADLINE": "could not finish before its deadline",
-    "FAILED": "ended with an error; its log says more",
-    "COMPLETED": "ended normally, but left no result",
-    "REVOKED": "was taken over by another cluster of the federation; name one cluster in slurm.extra_sbatch",
-}
-
-# reasons after which a pending job never starts by itself, and what helps
-_NEVER = (
-    (r"JobHeldUser", "held by the user: scontrol release <job>"),
-    (r"JobHeldAdmin", "held by an administrator: ask the site"),
-    (r"JobHoldMaxRequeue", "requeued too often: look for broken nodes, then scontrol release <job>"),
-    (r"launch[ _]failed[ _]requeued[ _]held", "its launch failed: look for broken nodes, then scontrol release <job>"),
-    (r"requeued in held state", "requeued and held: scontrol release <job> lets it start"),
-    (r"DependencyNeverSatisfied", "waits for a job that failed: cancel it"),
-    (r"BadConstraints", "no node has what slurm.constraint asks for"),
-    (r"InvalidAccount|AccountNotAllowed", "set slurm.account to one of: sacctmgr show associations user=$USER"),
-    (r"InvalidQOS|QOSNotAllowed", "set slurm.qos to one of: sacctmgr show associations user=$USER format=qos"),
-    (r"PartitionTimeLimit", "slurm.timeout_min is over the limit of the partition: see sinfo -o '%P %l'"),
-    (r"PartitionNodeLimit", "the partition gives fewer nodes than asked for"),
-    (r"(QOS|Assoc)Max\w+PerJob|QOSMin\w+|MaxMemPerLimit", "asks for more or less than one job may"),
-    (r"ReservationDeleted", "its reservation is gone: remove it from slurm.extra_sbatch"),
-)
+_SACCT_ID = re.compile(r"(\d+)(?:_\[(.+)\]|_(\d+))?(?:\+\d+)?(?:\.(\w+))?")
+_RANGE = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,28 +56,27 @@ class ArrayRow:
         return Phase.HELD if phase is Phase.WAITING and never_starts(self.reason) else phase
 
     def note(self) -> str:
-        """One line for a person, empty where there is nothing to say."""
-        if self.phase is Phase.HELD:
-            return f"{self.word} ({self.reason}): {never_starts(self.reason) or 'scontrol release <job> lets it start'}"
-        if self.phase is Phase.WAITING:
-            return "" if self.reason in ("None", "Unknown", "") else f"waits: {self.reason}"
-        if self.phase is Phase.RUNNING:
-            return ""
-        return f"{self.word}: {_ENDINGS.get(self.word, 'a state this program does not know')}"
+        """One line for the user, empty where there is nothing to say."""
+        return advice.note(self.word, self.reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The rows of one answer. `whole` is false when a part could not be read: then an absent element proves nothing."""
+    """The rows of one answer. `whole` is false when a part could not be read: then an absent element proves nothing.
+
+    `singles` are about jobs that are no arrays; their `indices` are empty.
+    """
 
     rows: tuple[ArrayRow, ...]
     whole: bool
+    singles: tuple[ArrayRow, ...] = ()
 
 
 def parse_squeue(text: str) -> Answer:
-    """Read the output of `squeue --noheader --states=all --format=SQUEUE_FORMAT`; only arrays count."""
+    """Read the output of `squeue --noheader --states=all --format=SQUEUE_FORMAT`."""
     *records, rest = text.split(_ROW_END)
     rows: list[ArrayRow] = []
+    singles: list[ArrayRow] = []
     whole = not rest.strip()
     for record in records:
         fields = record.split("|", 5)
@@ -135,35 +85,49 @@ def parse_squeue(text: str) -> Answer:
             continue
         job_id, spec, word, reason, name, comment = fields
         if spec.strip() in ("N/A", ""):
+            singles.append(_row(job_id.strip(), ((), False), word=word, reason=reason, name=name, comment=comment))
             continue
         indices = parse_indices(spec.strip())
         if indices is None:
             whole = False
             continue
         rows.append(_row(job_id.strip(), indices, word=word, reason=reason, name=name, comment=comment))
-    return Answer(rows=tuple(rows), whole=whole)
+    return Answer(rows=tuple(rows), whole=whole, singles=tuple(singles))
 
 
 def parse_sacct(text: str) -> Answer:
-    """Read the output of `sacct -n -P -D -X --format=SACCT_FORMAT`; later rows of an element are later attempts."""
+    """Read the output of `sacct -n -P -D --format=SACCT_FORMAT`; later rows of an element are later attempts.
+
+    The rows of its steps follow the row of an attempt. Under cgroups only a step says OUT_OF_MEMORY: then the whole
+    attempt, which says FAILED, does so too.
+    """
     rows: list[ArrayRow] = []
+    singles: list[ArrayRow] = []
+    latest: list[ArrayRow] = []
     whole = text.endswith("\n") or not text
     for line in text.splitlines():
         fields = line.split("|", 2)
-        match = re.fullmatch(r"(\d+)(?:_\[(.+)\]|_(\d+))?", fields[0].strip())
+        match = _SACCT_ID.fullmatch(fields[0].strip())
         if len(fields) != 3 or match is None or not fields[1].strip():
             whole = False
             continue
-        job_id, several, one = match.groups()
+        job_id, several, one, step = match.groups()
+        if step is not None:
+            if latest and fields[1].startswith("OUT_OF_ME") and _is_failed(latest[-1], job_id, one):
+                latest[-1] = replace(latest[-1], word="OUT_OF_MEMORY")
+            continue
         spec = several or one
-        indices = parse_indices(spec) if spec else None
+        indices = parse_indices(spec) if spec else ((), False)
+        latest = rows if spec else singles
         if indices is not None:
-            rows.append(_row(job_id, indices, word=fields[1], reason="", name=fields[2], comment=""))
-    return Answer(rows=tuple(rows), whole=whole)
+            latest.append(_row(job_id, indices, word=fields[1], reason="", name=fields[2], comment=""))
+    return Answer(rows=tuple(rows), whole=whole, singles=tuple(singles))
 
 
 def parse_indices(text: str) -> tuple[tuple[range, ...], bool] | None:
     """Ranges in "7", "4-9", "1,3,5-8%2", "0-8:4"; the bool: Slurm cut the list with "...". None: not a list."""
+    if text.isdecimal():
+        return (range(int(text), int(text) + 1),), False
     body = text.strip().removeprefix("[").removesuffix("]").split("%", 1)[0]
     cut = body.endswith("...")
     if cut:
@@ -171,7 +135,7 @@ def parse_indices(text: str) -> tuple[tuple[range, ...], bool] | None:
         body = body.removesuffix("...").rpartition(",")[0]
     ranges = []
     for part in filter(None, body.split(",")):
-        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part.strip())
+        match = _RANGE.fullmatch(part.strip())
         if match is None:
             return None
         first, last, step = (int(group) if group else None for group in match.groups())
@@ -181,14 +145,6 @@ def parse_indices(text: str) -> tuple[tuple[range, ...], bool] | None:
     if not ranges and not cut:
         return None
     return tuple(ranges), cut
-
-
-def never_starts(reason: str) -> str | None:
-    """What helps a pending job with this reason; None when it starts by itself some day (as ReqNodeNotAvail)."""
-    for pattern, advice in _NEVER:
-        if re.search(pattern, reason):
-            return advice
-    return None
 
 
 def rows_of_elements(rows: Iterable[ArrayRow], count: int) -> list[ArrayRow | None]:
@@ -243,11 +199,19 @@ def judge(
     return UnitState.ENDED
 
 
+def _is_failed(row: ArrayRow, job_id: str, index: str | None) -> bool:
+    """Whether the row says that this one element failed; `index` None: this job that is no array."""
+    element = () if index is None else (range(int(index), int(index) + 1),)
+    return row.word == "FAILED" and row.job_id == job_id and row.indices == element
+
+
 def _row(
     job_id: str, indices: tuple[tuple[range, ...], bool], *, word: str, reason: str, name: str, comment: str
 ) -> ArrayRow:
     # sacct says "CANCELLED by 1000", and some versions append "+" to a word that was cut
     plain = word.strip().split(" ", 1)[0].rstrip("+").upper()
+    if plain == "FAILED" and reason.startswith("OutOfMemory"):
+        plain = "OUT_OF_MEMORY"
     return ArrayRow(
         job_id=job_id,
         indices=indices[0],

@@ -48,8 +48,9 @@ Command = Callable[[int], list[str]]  # index of a unit -> its argument list
 class Resources:
     """What one array element asks of Slurm. None leaves the choice to the site.
 
-    `gres` is Slurm's text, as "gpu:1"; `setup` are shell lines before the command ("module load ...");
-    `extra_sbatch` are further options without dashes in front, True for an option without value.
+    `gres` is Slurm's text, as "gpu:1", and `gpus_per_task` as "1" or "a100:1"; `warn_s` seconds before its time limit
+    the element gets SIGUSR1; `requeue`: Slurm may start it again; `setup` are shell lines before the command
+    ("module load ..."); `extra_sbatch` are further options without dashes in front, True for an option without value.
     """
 
     cpus_per_task: int
@@ -60,6 +61,11 @@ class Resources:
     qos: str | None = None
     constraint: str | None = None
     gres: str | None = None
+    gpus_per_task: str | None = None
+    warn_s: int = 120
+    requeue: bool = True
+    mail_user: str | None = None
+    mail_type: str | None = None
     setup: tuple[str, ...] = ()
     extra_sbatch: dict[str, str | int] = field(default_factory=dict)
 
@@ -71,11 +77,16 @@ class ArrayJob:
     job_id: str
     offset: int
     count: int
+    submitted_unix: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """The receipt of one submit. `units` are names in order; `arrays` is empty for local processes."""
+    """The receipt of one submit. `units` are names in order.
+
+    `arrays` are the job arrays submitted by then; slurm.files.arrays_of also knows those that came later. Empty for
+    local processes.
+    """
 
     kind: str
     name: str

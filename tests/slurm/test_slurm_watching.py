@@ -3,72 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from slurm import ArrayJob, ClusterLauncher, Evidence, Resources, Submission, SubmitError, UnitState, WorkUnit
+from arch_search.dispatch import probe_of
+from arch_search.generation import shard_of, shards_of
+from arch_search.paths import GenerationPaths
+from slurm import ClusterLauncher, Evidence, Resources, Submission, SubmitError, UnitState
 from slurm.client import client_environment, run_client
 from slurm.errors import UnavailableError
-from slurm.files import Desk
-
-RECORDED = Path(__file__).parent / "recorded"
-RESOURCES = Resources(cpus_per_task=1, memory_gb=1, timeout_min=5)
-NOTHING: Callable[[str], Evidence] = lambda unit: Evidence(done=False)  # noqa: E731
-
-
-class Clock:
-    """Seconds that pass only when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Site:
-    """A PATH whose squeue, sacct and scontrol play recordings, and count how often they were called."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder = folder / "bin"
-        self.folder.mkdir()
-        self.clock = Clock()
-        monkeypatch.setenv("PATH", f"{self.folder}:/usr/bin:/bin")
-        self.play("scontrol", "scontrol_config.txt")
-        self.play("sacct", "sacct_later.txt")
-
-    def play(self, program: str, recording: str) -> None:
-        self.act(program, f"cat '{RECORDED / recording}'")
-
-    def act(self, program: str, text: str) -> None:
-        path = self.folder / program
-        path.write_text(f'#!/bin/bash\necho >> "{self.folder}/{program}.calls"\n{text}\n')
-        path.chmod(0o755)
-
-    def calls(self, program: str) -> int:
-        path = self.folder / f"{program}.calls"
-        return len(path.read_text()) if path.exists() else 0
-
-    def launcher(self, poll_s: float = 10.0) -> ClusterLauncher:
-        return ClusterLauncher(RESOURCES, poll_s=poll_s, clock=self.clock)
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    return Site(tmp_path, monkeypatch)
-
-
-def submission(folder: Path, comment: str, *, job_id: str, count: int) -> Submission:
-    return Submission(
-        kind="cluster", name="asx-test", comment=comment, folder=str(folder), submitted_unix=999_000.0,
-        units=tuple(unit.name for unit in units(count)), arrays=(ArrayJob(job_id=job_id, offset=0, count=count),),
-    )  # fmt: skip
-
-
-def units(count: int) -> list[WorkUnit]:
-    return [WorkUnit(name=f"u{index:02d}", index=index) for index in range(count)]
+from slurm.files import Desk, write_atomic
+from tests.slurm.played_site import NOTHING, RECORDED, Site, submission, units
 
 
 def test_each_unit_gets_the_state_of_its_element(site: Site, tmp_path: Path) -> None:
@@ -86,7 +32,7 @@ def test_units_end_after_the_grace_period_with_the_reason(site: Site, tmp_path: 
     site.play("squeue", "squeue_later.txt")
     launcher, lost = site.launcher(), submission(tmp_path, "asx eight", job_id="16", count=2)
     launcher.states(lost, units(2), NOTHING)
-    site.clock.now += 25
+    site.clock.now += 35
     states = launcher.states(lost, units(2), NOTHING)
     assert set(states.values()) == {UnitState.ENDED}
     assert launcher.notes(lost)["u00"] == "NODE_FAIL: lost its node"
@@ -96,7 +42,7 @@ def test_the_grace_period_goes_on_when_the_driver_is_started_anew(site: Site, tm
     site.play("squeue", "squeue_later.txt")
     lost = submission(tmp_path, "asx eight", job_id="16", count=2)
     site.launcher().states(lost, units(2), NOTHING)
-    site.clock.now += 25
+    site.clock.now += 35
     assert set(site.launcher().states(lost, units(2), NOTHING).values()) == {UnitState.ENDED}
 
 
@@ -104,7 +50,7 @@ def test_a_fresh_heartbeat_keeps_a_unit_that_slurm_has_given_up(site: Site, tmp_
     site.play("squeue", "squeue_later.txt")
     launcher, lost = site.launcher(), submission(tmp_path, "asx eight", job_id="16", count=2)
     launcher.states(lost, units(2), NOTHING)
-    site.clock.now += 25
+    site.clock.now += 35
     beat = Evidence(done=False, heartbeat_unix=site.clock.now - 3)
     states = launcher.states(lost, units(2), lambda unit: beat if unit == "u00" else Evidence(done=False))
     assert states == {"u00": UnitState.RUNNING, "u01": UnitState.ENDED}
@@ -115,7 +61,7 @@ def test_what_squeue_has_forgotten_is_explained_by_sacct(site: Site, tmp_path: P
     launcher, gone = site.launcher(), submission(tmp_path, "asx six", job_id="11", count=2)
     site.act("sacct", "printf '11_0|TIMEOUT|asx-test-%s-0\\n' " + Desk(tmp_path, "asx six").key)
     launcher.states(gone, units(2), NOTHING)
-    site.clock.now += 25
+    site.clock.now += 35
     assert set(launcher.states(gone, units(2), NOTHING).values()) == {UnitState.ENDED}
     assert "raise slurm.timeout_min" in launcher.notes(gone)["u00"]
     assert launcher.notes(gone)["u01"] == "Slurm does not know it any more"
@@ -126,7 +72,7 @@ def test_a_job_of_somebody_else_with_our_job_id_is_not_taken_for_ours(site: Site
     ours = submission(tmp_path, "another comment", job_id="1", count=31)
     launcher = site.launcher()
     launcher.states(ours, units(31), NOTHING)
-    site.clock.now += 25
+    site.clock.now += 35
     assert set(launcher.states(ours, units(31), NOTHING).values()) == {UnitState.ENDED}
 
 
@@ -149,33 +95,6 @@ def test_an_answer_from_before_the_submission_says_nothing_about_it(site: Site, 
     site.clock.now += 5
     fresh = Submission.from_json({**early.to_json(), "comment": "new", "submitted_unix": site.clock.now})
     assert launcher.states(fresh, units(1), NOTHING) == {"u00": UnitState.WAITING}
-
-
-def test_squeue_is_asked_once_per_poll_however_many_submissions_there_are(site: Site, tmp_path: Path) -> None:
-    site.play("squeue", "squeue_later.txt")
-    launcher = site.launcher(poll_s=60)
-    for _ in range(6):
-        for job_id in ("1", "16"):
-            launcher.states(submission(tmp_path, f"c{job_id}", job_id=job_id, count=2), units(2), NOTHING)
-        site.clock.now += 20
-    assert site.calls("squeue") == 2
-
-
-def test_a_failing_squeue_is_asked_more_and_more_seldom_and_a_good_answer_resets_that(
-    site: Site, tmp_path: Path
-) -> None:
-    site.act("squeue", "exit 1")
-    launcher, ours = site.launcher(poll_s=1), submission(tmp_path, "asx one", job_id="1", count=2)
-    for _ in range(60):
-        launcher.states(ours, units(2), NOTHING)
-        site.clock.now += 1
-    assert site.calls("squeue") == 5  # after 2, 4, 8, 16 and then 32 seconds
-    site.play("squeue", "squeue_running.txt")
-    site.clock.now += 32
-    for _ in range(4):
-        assert launcher.states(ours, units(2), NOTHING)["u00"] is UnitState.RUNNING
-        site.clock.now += 1
-    assert site.calls("squeue") == 9
 
 
 def test_slurm_is_not_asked_about_units_that_all_have_their_result(site: Site, tmp_path: Path) -> None:
@@ -261,3 +180,48 @@ def test_the_batch_script_asks_for_what_the_settings_say(site: Site, tmp_path: P
     lines = (tmp_path / "of 100%" / key / "0.commands").read_text().splitlines()
     assert lines[3] == f"exec echo 'two words' 3 >> '{tmp_path}/of 100%/u03.log' 2>&1"
     assert json.loads(json.dumps(receipt.to_json()))["arrays"][0]["count"] == 5
+
+
+def test_memory_is_named_where_only_a_step_in_the_accounting_tells_it(site: Site, tmp_path: Path) -> None:
+    failed = submission(tmp_path, "asx ten", job_id="20", count=2)
+    name = f"asx-test-{Desk(tmp_path, 'asx ten').key}-0"
+    site.act("squeue", f"printf '20|%s|FAILED|NonZeroExitCode|{name}|asx ten|.\\n' 0 1")
+    site.act("sacct", f"printf '20_0|FAILED|{name}\\n20_0.0|OUT_OF_MEMORY|bash\\n20_1|FAILED|{name}\\n'")
+    launcher = site.launcher()
+    launcher.states(failed, units(2), NOTHING)
+    site.clock.now += 35
+    assert set(launcher.states(failed, units(2), NOTHING).values()) == {UnitState.ENDED}
+    assert "raise slurm.memory_gb" in launcher.notes(failed)["u00"]
+    assert launcher.notes(failed)["u01"] == "FAILED: ended with an error; its log says more"
+
+
+def test_a_clock_that_is_set_back_starts_the_grace_period_anew(site: Site, tmp_path: Path) -> None:
+    site.play("squeue", "squeue_later.txt")
+    launcher, lost = site.launcher(), submission(tmp_path, "asx eight", job_id="16", count=2)
+    launcher.states(lost, units(2), NOTHING)
+    site.clock.now -= 500
+    assert set(launcher.states(lost, units(2), NOTHING).values()) == {UnitState.RUNNING}
+    site.clock.now += 35
+    assert set(launcher.states(lost, units(2), NOTHING).values()) == {UnitState.ENDED}
+
+
+def test_suspended_units_wait_however_long_and_say_why(site: Site, tmp_path: Path) -> None:
+    site.play("squeue", "squeue_suspended.txt")
+    launcher, nine = site.launcher(), submission(tmp_path, "asx nine", job_id="1", count=3)
+    beat = Evidence(done=False, heartbeat_unix=site.clock.now)
+    for _ in range(4):
+        assert set(launcher.states(nine, units(3), lambda unit: beat).values()) == {UnitState.RUNNING}
+        site.clock.now += 1e5
+    assert launcher.notes(nine)["u00"].startswith("SUSPENDED: was suspended")
+
+
+@pytest.mark.parametrize("landing", [(1, 2), (2, 1)])
+def test_of_two_attempts_the_newer_shard_counts_in_whatever_order_they_land(
+    tmp_path: Path, landing: tuple[int, int]
+) -> None:
+    paths = GenerationPaths(tmp_path)
+    for attempt in landing:
+        write_atomic(paths.shard("u00", attempt), b"")
+        assert probe_of(paths)("u00").done
+    assert shards_of(paths)["u00"] == paths.shard("u00", 2)
+    assert shard_of(paths, "u00") == paths.shard("u00", 2)
