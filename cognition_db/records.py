@@ -20,7 +20,8 @@ Rung = Literal[
     "grammar_edit", "grammar_program", "toolbox_program", "method_splice", "whole_module", "mutation", "copy"
 ]
 # How one task came to its end. Only "finished" carries scores that may rank a candidate.
-Ending = Literal["finished", "non_finite", "too_slow", "below_floor", "crashed", "out_of_memory", "timed_out"]
+# "poison": started several times without getting any further.
+Ending = Literal["finished", "non_finite", "too_slow", "below_floor", "crashed", "out_of_memory", "timed_out", "poison"]
 
 Record = TypeVar("Record")
 

@@ -30,6 +30,7 @@ _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _KILL_ROUNDS = 2000
 _KILL_PAUSE_S = 0.005
 _KILL_AT_ONCE = 200
+_IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -78,6 +79,9 @@ def main() -> int:
     status, lifeline = int(sys.argv[1]), int(sys.argv[2])
     for descriptor in (status, lifeline):
         os.set_inheritable(descriptor, False)
+    # Slurm sends its signals to every process of a job; the supervisor alone decides what they mean for the program
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     order = _read_order(lifeline)
     woken, wake = os.pipe()

@@ -121,15 +121,19 @@ def train(
     recipe: Recipe,
     checkpoint_path: Path,
     should_stop: Callable[[Step], bool],
+    on_saved: Callable[[int], None] = lambda step: None,
 ) -> Training:
     """Train `model` in place, from the checkpoint where there is one; a loss that is not finite ends it as a value.
 
     `should_stop` sees every step; once it says true, a checkpoint is written and the training comes back "stopped".
+    `on_saved` hears the step of each checkpoint once it is durable, and of the one that is resumed from.
     """
     optimiser = AdamW(model.parameters(), weight_decay=recipe.weight_decay)
     record = _restored(model, optimiser, checkpoint_path)
     resumed_from_step = record.step
-    saved_at = time.monotonic()
+    if resumed_from_step:
+        on_saved(resumed_from_step)
+    schedule = checkpoint.Schedule(every_s=recipe.checkpoint_every_s, begun=time.monotonic())
     model.train()
     while record.step < recipe.steps:
         cause = _one_step(model, optimiser, next_batch, recipe, record)
@@ -137,9 +141,11 @@ def train(
             return _training("non_finite", cause, record, resumed_from_step)
         stopped = should_stop(record.position())
         last = record.step == recipe.steps
-        if stopped or last or time.monotonic() - saved_at > recipe.checkpoint_every_s:
+        if stopped or last or schedule.is_due(time.monotonic()):
+            begun = time.monotonic()
             _save(checkpoint_path, model, optimiser, record)
-            saved_at = time.monotonic()
+            on_saved(record.step)
+            schedule.note(begun, time.monotonic())
         if stopped and not last:
             return _training("stopped", "asked to stop", record, resumed_from_step)
     return _training("finished", "", record, resumed_from_step)

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from arch_search.errors import ArchSearchError
-from arch_search.worker.supervisor import StopRequest, run_pack
+from arch_search.worker.stop import StopRequest
+from arch_search.worker.supervisor import run_pack
 from cognition_db.experience.errors import StoreError
 
 FAILED, WRONG_USE = 1, 2

@@ -10,7 +10,6 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,12 +104,14 @@ def _work(folder: TaskFolder, inputs: _Inputs) -> ChildResult:
     if recalled is not None and recalled.ended != "finished":
         return ChildResult(ending="non_finite", cause=f"recall: {recalled.cause}")
     model, parameter_count = _language_model(order, program)
+    reporter = _Reporter(folder, "language_model", order.stage.steps)
     training = train(
         model,
         _text_batches(order, inputs.train_tokens),
         recipe=_text_recipe(order),
         checkpoint_path=folder.checkpoint("language_model"),
-        should_stop=_reporter(folder, "language_model", order.stage.steps),
+        should_stop=reporter,
+        on_saved=reporter.saved,
     )
     _stop_if_asked(training)
     if training.ended == "finished":
@@ -158,12 +159,14 @@ def _recall(folder: TaskFolder, inputs: _Inputs, program: type[nn.Module]) -> Tr
         targets[:, drawn.asked] = torch.from_numpy(drawn.answers)
         return torch.from_numpy(drawn.inputs), targets
 
+    reporter = _Reporter(folder, "recall", probe.steps)
     training = train(
         model,
         next_batch,
         recipe=recipe,
         checkpoint_path=folder.checkpoint("recall"),
-        should_stop=_reporter(folder, "recall", probe.steps),
+        should_stop=reporter,
+        on_saved=reporter.saved,
     )
     _stop_if_asked(training)
     if training.ended == "finished":
@@ -224,28 +227,40 @@ def _text_batches(order: Order, tokens: npt.NDArray[Any]) -> NextBatch:
     return next_batch
 
 
-def _reporter(folder: TaskFolder, phase: Phase, steps: int) -> Callable[[Step], bool]:
-    """Reports progress about twice a second and says whether the supervisor asks for an end."""
-    reported_at = -PROGRESS_EVERY_S
+class _Reporter:
+    """Reports progress about twice a second and at each checkpoint; says whether the supervisor asks for an end."""
 
-    def report(step: Step) -> bool:
-        nonlocal reported_at
-        if time.monotonic() - reported_at >= PROGRESS_EVERY_S:
-            reported_at = time.monotonic()
-            _write_progress(
-                folder.progress,
-                Progress(
-                    phase=phase,
-                    step=step.step,
-                    steps=steps,
-                    loss=step.loss,
-                    step_s=step.step_s,
-                    cpu_s=time.process_time(),
-                ),
-            )
-        return folder.stop.exists()
+    def __init__(self, folder: TaskFolder, phase: Phase, steps: int) -> None:
+        self._folder = folder
+        self._phase = phase
+        self._steps = steps
+        self._saved_step = 0
+        self._step: Step | None = None
+        self._reported_at = -PROGRESS_EVERY_S
 
-    return report
+    def __call__(self, step: Step) -> bool:
+        self._step = step
+        if time.monotonic() - self._reported_at >= PROGRESS_EVERY_S:
+            self._report(step)
+        return self._folder.stop.exists()
+
+    def saved(self, step: int) -> None:
+        self._saved_step = step
+        if self._step is not None:
+            self._report(self._step)
+
+    def _report(self, step: Step) -> None:
+        self._reported_at = time.monotonic()
+        progress = Progress(
+            phase=self._phase,
+            step=step.step,
+            steps=self._steps,
+            loss=step.loss,
+            step_s=step.step_s,
+            cpu_s=time.process_time(),
+            saved_step=self._saved_step,
+        )
+        _write_progress(self._folder.progress, progress)
 
 
 def _write_progress(path: Path, progress: Progress) -> None:

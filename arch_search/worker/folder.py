@@ -56,6 +56,7 @@ class Progress:
     loss: float
     step_s: float
     cpu_s: float
+    saved_step: int  # of the last checkpoint of this phase, 0: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

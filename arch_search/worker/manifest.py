@@ -31,10 +31,13 @@ class Manifest:
     packs: tuple[Pack, ...]
     classes: dict[str, str]  # candidate id -> name of its module class
     versions: dict[str, str]
+    stage_in: bool = False  # copy the training tokens to the disk of the node first
+    warn_s: float = 30.0  # SIGUSR1 comes so long before the time limit
 
 
 def write(path: Path, manifest: Manifest) -> None:
-    write_atomic(path, json.dumps(to_json(manifest), indent=1).encode())
+    # without indentation, which would make it three times as slow to write
+    write_atomic(path, json.dumps(to_json(manifest)).encode())
 
 
 def read(path: Path) -> Manifest:

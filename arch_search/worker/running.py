@@ -6,19 +6,19 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from arch_search.errors import CampaignError
+from arch_search.errors import ArchSearchError, CampaignError
 from arch_search.evaluation import heldout, recall
 from arch_search.jail.python import jailed_python
 from arch_search.jail.run import JailResult, Limits, run_jailed
 from arch_search.paths import GenerationPaths, UnitPaths
 from arch_search.training.data import Corpus, open_tokens
 from arch_search.training.seeds import derive_seed
+from arch_search.worker.claims import Start, is_superseded
 from arch_search.worker.folder import (
     EXIT_OURS,
     EXIT_STOPPED,
@@ -30,20 +30,23 @@ from arch_search.worker.folder import (
     write_message,
     write_npy,
 )
+from arch_search.worker.handover import take_over
 from arch_search.worker.heartbeat import Heartbeat, read_heartbeat, write_heartbeat
+from arch_search.worker.ledger import Ledger, stuck_cause
 from arch_search.worker.manifest import Manifest
 from arch_search.worker.scoring import Questions, Scored, read_result, score
+from arch_search.worker.stop import StopRequest
 from arch_search.worker.watch import Early, Verge, judge
-from cognition_db.experience.files import remove_stale_temporaries, write_atomic
+from cognition_db.experience.errors import StoreError
+from cognition_db.experience.files import write_atomic
 from cognition_db.records import Evaluation, Pack, Task, candidate_id, sha256_text
 
 HEARTBEAT_EVERY_S = 1.0
-# time for one step and a checkpoint; most sites give 30 s between SIGTERM and SIGKILL
-STOP_GRACE_S = 20.0
 # threads that libraries start beside the ones that compute
 SPARE_PROCESSES = 64
 MAX_CAUSE_CHARS = 300
 MAX_LOG_CHARS = 4000
+IGNORED_STOP = "did not stop when asked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,16 +58,18 @@ class Unit:
     generation: GenerationPaths
     paths: UnitPaths
     corpus: Corpus
+    start: Start
     fencing_token: str
-    should_stop: Callable[[], bool]
+    stop: StopRequest
 
 
 @dataclass(slots=True, kw_only=True)
 class _Watcher:
-    """Called twice a second while the child runs: heartbeat, stop request, early endings."""
+    """Called twice a second while the child runs: ledger, heartbeat, newer starts, stop request, early endings."""
 
     unit: Unit
     folder: TaskFolder
+    ledger: Ledger
     start: Heartbeat
     verge: Verge
     begun: float
@@ -74,20 +79,32 @@ class _Watcher:
 
     def __call__(self) -> str | None:
         now = time.monotonic()
-        progress = read_message(self.folder.progress, Progress)
+        progress = self.keep_progress()
         if now - self._beaten_at >= HEARTBEAT_EVERY_S:
             self._beaten_at = now
+            if is_superseded(self.unit.paths, self.unit.start):
+                return "a newer start of this unit took over"
             self._beat(progress, now)
-        if self.unit.should_stop():
+        if self.unit.stop():
             return self._ask_to_stop(now)
         self.early = None if progress is None else judge(progress, self.verge)
         return None if self.early is None else self.early.cause
+
+    def keep_progress(self) -> Progress | None:
+        """What the child reports now; its last checkpoint goes into the ledger."""
+        progress = read_message(self.folder.progress, Progress)
+        if progress is not None:
+            stage = self.unit.manifest.stage
+            before, steps = (0, stage.recall.steps) if progress.phase == "recall" else (stage.recall.steps, stage.steps)
+            self.ledger.reach(before + min(progress.saved_step, steps))
+        return progress
 
     def _ask_to_stop(self, now: float) -> str | None:
         if self._asked_at is None:
             self._asked_at = now
             write_atomic(self.folder.stop, b"")
-        return "did not stop when asked" if now - self._asked_at > STOP_GRACE_S else None
+        grace_s = self.unit.stop.grace_s(self.unit.manifest.warn_s)
+        return IGNORED_STOP if now - self._asked_at > grace_s else None
 
     def _beat(self, progress: Progress | None, now: float) -> None:
         beat = replace(self.start, wall_s=self.start.wall_s + now - self.begun, unix=time.time())
@@ -103,43 +120,80 @@ class _Watcher:
         write_heartbeat(self.unit.paths.heartbeat, beat)
 
 
-def run_task(unit: Unit, task: Task, *, tasks_done: int, kills_forgiven: int = 3) -> Evaluation | None:
-    """Train and score one task; None where it was stopped on request and is to be continued.
+def run_task(unit: Unit, task: Task, *, tasks_done: int) -> Evaluation | None:
+    """Train and score one task; None where it was stopped on request, or where a newer start owns the unit.
 
-    A child that somebody killed goes on from its checkpoint, `kills_forgiven` times: it says nothing of the program.
+    A child that somebody killed goes on from its checkpoint, as after a start of the whole unit: it says nothing of the
+    program until its starts make no progress any more.
 
     Raises:
         CampaignError: a failure of ours, such as a full disk or a changed program file.
         JailError: no jail on this machine.
     """
     program = _program(unit, task)
-    folder = TaskFolder(unit.paths.task(task.key))
+    folder = take_over(unit.paths, task.key, unit.start)
+    ledger = Ledger(unit.paths, task.key, unit.start)
     questions = _prepare(unit, task, folder, program)
-    start = _start(unit, task, tasks_done)
-    record = _blank_evaluation(unit, task, program, start)
-    limit_s = unit.manifest.stage.task_limit_s - start.wall_s
-    if limit_s <= 0:
-        return _ended(record, _timed_out(unit, "counted over several starts"))
-    write_heartbeat(unit.paths.heartbeat, start)
-    watcher = _Watcher(unit=unit, folder=folder, start=start, verge=_verge(unit), begun=time.monotonic())
-    jailed = _run_child(unit, folder, limit_s, watcher)
-    _log(unit, task, jailed)
-    if unit.should_stop() and (jailed.ended == "stopped" or jailed.exit_code == EXIT_STOPPED):
-        return None
-    if jailed.is_killed_from_outside and kills_forgiven:
-        return run_task(unit, task, tasks_done=tasks_done, kills_forgiven=kills_forgiven - 1)
-    if jailed.exit_code == EXIT_OURS:
-        raise CampaignError(f"{task.key}: the worker failed beside the program: {_last_line(jailed)}; {unit.paths.log}")
+    while True:
+        beat = _start(unit, task, tasks_done)
+        record = _blank_evaluation(unit, task, program, beat)
+        limit_s = unit.manifest.stage.task_limit_s - beat.wall_s
+        if limit_s <= 0:
+            return _ended(record, _timed_out(unit, "counted over several starts"))
+        cause = stuck_cause(ledger.launches)
+        if cause is not None:
+            return _ended(record, Scored(ending="poison", cause=cause))
+        write_heartbeat(unit.paths.heartbeat, beat)
+        watcher = _Watcher(
+            unit=unit, folder=folder, ledger=ledger, start=beat, verge=_verge(unit), begun=time.monotonic()
+        )
+        jailed = _launched(unit, task, limit_s, watcher)
+        if _is_to_be_continued(unit, jailed, watcher):
+            return None
+        if not jailed.is_killed_from_outside:
+            break
     record = replace(
         record,
-        wall_s=start.wall_s + jailed.wall_s,
-        cpu_s=start.cpu_s + jailed.cpu_s,
+        wall_s=beat.wall_s + jailed.wall_s,
+        cpu_s=beat.cpu_s + jailed.cpu_s,
         peak_memory_mb=jailed.peak_memory_mb,
     )
     result = read_result(folder, unit.manifest.stage) if jailed.exit_code == 0 else None
     if result is None:
         return _ended(record, _unfinished(unit, jailed, watcher.early))
     return _ended(_with_result(record, result), score(result, folder, questions))
+
+
+def note(paths: UnitPaths, text: str) -> None:
+    """One line for people into the log of the unit."""
+    with paths.log.open("a", encoding="utf-8", errors="replace") as log:
+        log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+
+def _launched(unit: Unit, task: Task, limit_s: float, watcher: _Watcher) -> JailResult:
+    """One start of the child, in the ledger from before its begin; a failure of ours is taken out again."""
+    watcher.ledger.begin()
+    try:
+        jailed = _run_child(unit, watcher.folder, limit_s, watcher)
+        _log(unit, task, jailed)
+        if jailed.exit_code == EXIT_OURS and not is_superseded(unit.paths, unit.start):
+            said = _last_line(jailed)
+            raise CampaignError(f"{task.key}: the worker failed beside the program: {said}; {unit.paths.log}")
+    except (ArchSearchError, StoreError):
+        with suppress(StoreError):
+            watcher.ledger.discount()
+        raise
+    watcher.keep_progress()
+    watcher.ledger.end(jailed.reason or f"exit code {jailed.exit_code}")
+    return jailed
+
+
+def _is_to_be_continued(unit: Unit, jailed: JailResult, watcher: _Watcher) -> bool:
+    """Whether the child ended for a reason that is not its own, and this supervisor is not to start it again."""
+    if is_superseded(unit.paths, unit.start):
+        return True
+    left = jailed.ended in ("stopped", "signalled") or jailed.exit_code == EXIT_STOPPED
+    return unit.stop() and left and watcher.early is None
 
 
 def _program(unit: Unit, task: Task) -> str:
@@ -179,9 +233,6 @@ def _prepare(unit: Unit, task: Task, folder: TaskFolder, program: str) -> Questi
     write_atomic(folder.program, program.encode())
     write_npy(folder.recall_inputs, drawn.inputs)
     write_npy(folder.windows, windows)
-    with suppress(OSError):
-        folder.stop.unlink()
-    remove_stale_temporaries(folder.root)
     return Questions(
         recall_answers=drawn.answers,
         windows=windows,
@@ -313,9 +364,7 @@ def _last_line(jailed: JailResult) -> str:
 
 
 def _log(unit: Unit, task: Task, jailed: JailResult) -> None:
-    """Append how the child ended and the end of what it printed; for people."""
-    when = time.strftime("%Y-%m-%d %H:%M:%S")
-    lines = [f"{when} {task.key} {jailed.ended} {jailed.reason} wall {jailed.wall_s:.1f} s cpu {jailed.cpu_s:.1f} s"]
+    """How the child ended and the end of what it printed; for people."""
+    lines = [f"{task.key} {jailed.ended} {jailed.reason} wall {jailed.wall_s:.1f} s cpu {jailed.cpu_s:.1f} s"]
     lines += [tail[-MAX_LOG_CHARS:] for tail in (jailed.stdout_tail, jailed.stderr_tail) if tail.strip()]
-    with unit.paths.log.open("a", encoding="utf-8", errors="replace") as log:
-        log.write("\n".join(lines) + "\n")
+    note(unit.paths, "\n".join(lines))

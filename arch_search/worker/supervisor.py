@@ -10,12 +10,10 @@ import fcntl
 import json
 import os
 import shutil
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from pydantic import ValidationError
 
@@ -23,31 +21,18 @@ from arch_search.errors import CampaignError
 from arch_search.paths import GenerationPaths, UnitPaths
 from arch_search.training.data import load_corpus
 from arch_search.worker import manifest as manifests
+from arch_search.worker.claims import Start, claim, is_superseded, publish
+from arch_search.worker.ledger import job_name
 from arch_search.worker.manifest import Manifest
-from arch_search.worker.running import Unit, run_task
+from arch_search.worker.running import Unit, note, run_task
+from arch_search.worker.staging import staged
+from arch_search.worker.stop import StopRequest
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json, write_atomic
 from cognition_db.experience.shard import write_shard
 from cognition_db.records import Evaluation, Pack, Task, from_json, to_json
 
 SHARD_WRITTEN, HELD_BY_ANOTHER, COME_BACK = 0, 3, 4
-
-
-class StopRequest:
-    """True once one of the signals came; the handler does nothing else, so it is safe at any instruction."""
-
-    def __init__(self) -> None:
-        self._asked = False
-
-    def __call__(self) -> bool:
-        return self._asked
-
-    def listen(self, signals: Sequence[signal.Signals]) -> None:
-        for one in signals:
-            signal.signal(one, self._ask)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
 
 
 def run_pack(manifest_path: Path, index: int, *, stop: StopRequest | None = None) -> int:
@@ -63,55 +48,87 @@ def run_pack(manifest_path: Path, index: int, *, stop: StopRequest | None = None
     manifest = manifests.read(manifest_path)
     if not 0 <= index < len(manifest.packs):
         raise CampaignError(f"{manifest_path}: no pack {index}, it has {len(manifest.packs)}")
-    pack = manifest.packs[index]
     generation = GenerationPaths(manifest_path.resolve().parent)
+    pack = manifest.packs[index]
     paths = generation.unit(pack.unit)
-    shard = generation.shard(pack.unit, pack.attempt)
     with _held(paths) as is_ours:
         if not is_ours:
             return HELD_BY_ANOTHER
-        if shard.exists():
+        if generation.shard(pack.unit, pack.attempt).exists():
             return SHARD_WRITTEN
+        start = claim(paths, attempt=pack.attempt)
+        return _run(manifest, pack, generation, start, stop or StopRequest())
+
+
+def _run(manifest: Manifest, pack: Pack, generation: GenerationPaths, start: Start, stop: StopRequest) -> int:
+    paths = generation.unit(pack.unit)
+    if is_superseded(paths, start):
+        return HELD_BY_ANOTHER
+    whole = load_corpus(Path(manifest.data_dir))
+    with staged(whole, wanted=manifest.stage_in, should_stop=stop, note=lambda text: note(paths, text)) as corpus:
         unit = Unit(
             manifest=manifest,
             pack=pack,
             generation=generation,
             paths=paths,
-            corpus=load_corpus(Path(manifest.data_dir)),
-            fencing_token=_fencing_token(manifest, pack),
-            should_stop=stop or StopRequest(),
+            corpus=corpus,
+            start=start,
+            fencing_token=f"{manifest.campaign_uuid}/{pack.unit}/{pack.attempt}/{job_name()}",
+            stop=stop,
         )
         evaluations = _evaluations(unit)
-        if evaluations is None:
-            return COME_BACK
-        write_shard(shard, evaluations, generation=manifest.generation)
+    if is_superseded(paths, start):
+        return HELD_BY_ANOTHER
+    if evaluations is None:
+        return COME_BACK
+    # under another name first: should an older start of this attempt be as far, the file of the first stays
+    fresh = paths.root / f"{start.name}.h5"
+    write_shard(fresh, evaluations, generation=manifest.generation)
+    publish(fresh, generation.shard(pack.unit, pack.attempt))
     return SHARD_WRITTEN
 
 
 def _evaluations(unit: Unit) -> list[Evaluation] | None:
-    """One evaluation for every task of the pack; None where a stop was asked for before all were there."""
+    """One evaluation for every task of the pack; None where it has to stop before all are there."""
     found = []
     for done, task in enumerate(unit.pack.tasks):
-        path = unit.paths.evaluation(task.key)
-        evaluation = _recorded(path, task, unit)
+        evaluation = _recorded(task, unit)
         if evaluation is None:
-            evaluation = None if unit.should_stop() else run_task(unit, task, tasks_done=done)
-            if evaluation is None:
+            measured = None if unit.stop() else run_task(unit, task, tasks_done=done)
+            if measured is None or is_superseded(unit.paths, unit.start):
                 return None
-            write_atomic(path, json.dumps(to_json(evaluation)).encode())
+            evaluation = _acknowledged(measured, unit)
         # only now: the record is durable, the working files are of no more use
         shutil.rmtree(unit.paths.task(task.key), ignore_errors=True)
         found.append(evaluation)
     return found
 
 
-def _recorded(path: Path, task: Task, unit: Unit) -> Evaluation | None:
-    """The evaluation an earlier supervisor recorded, signed over to this attempt, which is to report it."""
+def _acknowledged(evaluation: Evaluation, unit: Unit) -> Evaluation:
+    """The evaluation that now stands recorded: this one, or that of another start that was first."""
+    task, path = evaluation.task, unit.paths.evaluation(evaluation.task.key)
+    fresh = unit.paths.task(task.key) / f"{unit.start.name}.evaluation"
+    while True:
+        write_atomic(fresh, json.dumps(to_json(evaluation)).encode())
+        if publish(fresh, path):
+            return evaluation
+        recorded = _recorded(task, unit)
+        if recorded is not None:
+            return recorded
+
+
+def _recorded(task: Task, unit: Unit) -> Evaluation | None:
+    """The evaluation an earlier supervisor recorded, signed over to this attempt, which is to report it.
+
+    A damaged one is removed.
+    """
+    path = unit.paths.evaluation(task.key)
     if not path.exists():
         return None
     try:
         evaluation = from_json(Evaluation, read_json(path))
     except (StoreError, ValidationError):
+        path.unlink(missing_ok=True)
         return None
     return replace(evaluation, task=task, fencing_token=unit.fencing_token)
 
@@ -133,9 +150,3 @@ def _is_locked(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _fencing_token(manifest: Manifest, pack: Pack) -> str:
-    job = os.environ.get("SLURM_JOB_ID") or f"pid{os.getpid()}"
-    restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
-    return f"{manifest.campaign_uuid}/{pack.unit}/{pack.attempt}/{job}/{restarts}"

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from cognition_db.experience.errors import JournalError, StoreError
-from cognition_db.experience.files import failed_write, sync_folder, write_all
+from cognition_db.experience.files import failed_write, sync_folder, write_all, write_atomic
 from cognition_db.records import canonical_json
 
 _HEADER = re.compile(rb"([0-9a-f]{8}) ([1-9][0-9]{0,11}) ")
@@ -53,6 +53,8 @@ class JournalContents:
 class Journal:
     """The one writer of a journal file; an unfinished last line is cut off on opening (see `torn_bytes`).
 
+    `require_writer` is called before each line and raises where this process may no longer write.
+
     Raises:
         JournalError: another process has the file open for writing, or a line before the last is damaged.
         NoSpaceError: the disk is full; the file ends with its last acknowledged line.
@@ -60,6 +62,7 @@ class Journal:
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self.path = Path(path)
+        self.require_writer: Callable[[], None] = _nothing
         self._clock = clock
         self._guard = threading.Lock()
         self._descriptor = _open_for_append(self.path)
@@ -78,6 +81,7 @@ class Journal:
 
     def append(self, kind: str, data: Mapping[str, Any]) -> Entry:
         """Write one entry; when this returns, the entry survives a power cut."""
+        self.require_writer()
         with self._guard:
             if self._descriptor < 0:
                 raise JournalError(f"{self.path}: closed, or a write failed before; open the journal again")
@@ -143,6 +147,16 @@ def read(path: Path) -> JournalContents:
         entries.append(entry)
         start += len(line)
     return JournalContents(entries=tuple(entries), torn_bytes=len(text) - start, good_bytes=start)
+
+
+def shut_out_writer(path: Path) -> None:
+    """Put a copy in the place of the file: a writer that still has it open writes into nothing, and holds no lock."""
+    if path.exists():
+        write_atomic(path, path.read_bytes())
+
+
+def _nothing() -> None:
+    """Nobody else can have become the writer."""
 
 
 def _frame(entry: Entry) -> bytes:

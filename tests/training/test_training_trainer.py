@@ -108,6 +108,43 @@ def test_a_killed_run_continues_from_its_periodic_checkpoint(tmp_path: Path) -> 
     assert torch.equal(weights(resumed), weights(undisturbed))
 
 
+def saves(every_s: float, save_s: float, until: int) -> list[int]:
+    """Full seconds at which a start saves that looks at its schedule once a second."""
+    schedule, found = checkpoint.Schedule(every_s=every_s, begun=0.0), []
+    for second in range(1, until):
+        if schedule.is_due(second):
+            found.append(second)
+            schedule.note(second, second + save_s)
+    return found
+
+
+def test_a_start_saves_early_and_then_ever_more_rarely() -> None:
+    assert saves(every_s=10, save_s=0, until=60) == [2, 5, 11, 22, 33, 44, 55]
+
+
+def test_slow_saves_are_far_apart_until_the_usual_interval_is_reached() -> None:
+    assert saves(every_s=30, save_s=1, until=60) == [2, 24, 51]
+    assert saves(every_s=4, save_s=1, until=14) == [2, 8]
+
+
+def test_a_short_interval_holds_from_the_begin() -> None:
+    assert saves(every_s=0.5, save_s=0, until=5) == [1, 2, 3, 4]
+
+
+def test_a_resumed_run_says_from_which_checkpoint(tmp_path: Path) -> None:
+    run(model(), tmp_path / "c.pt", recipe(), lambda step: step.step == 7)
+    saved: list[int] = []
+    train(
+        model(),
+        next_batch,
+        recipe=recipe(),
+        checkpoint_path=tmp_path / "c.pt",
+        should_stop=lambda step: step.step == 9,
+        on_saved=saved.append,
+    )
+    assert saved == [7, 9]
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     first = model()
     run(first, tmp_path / "c.pt", recipe())

@@ -97,18 +97,27 @@ class Bench:
 
     def start_until_step(self, step: int, *, phase: str, index: int = 0) -> subprocess.Popen[str]:
         """A running worker whose child has reported at least `step` steps of `phase`."""
+        return self.start_until(lambda: self._has_reached(step, phase, index), index=index)
+
+    def start_until(self, is_there: Callable[[], bool], *, index: int = 0) -> subprocess.Popen[str]:
+        """A running worker, once `is_there`; what is to be there must not be there before."""
         process = subprocess.Popen(self.command(index), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         until = time.monotonic() + 60
-        while not self._has_reached(step, phase, index):
+        while not is_there():
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < until, "the child never got there"
             time.sleep(0.02)
         return process
 
     def _has_reached(self, step: int, phase: str, index: int) -> bool:
-        task = self.manifest.packs[index].tasks[0]
-        progress = read_message(TaskFolder(self.unit(index).task(task.key)).progress, Progress)
+        progress = read_message(self.working(index).progress, Progress)
         return progress is not None and progress.phase == phase and progress.step >= step
+
+    def working(self, index: int = 0) -> TaskFolder:
+        """Where the newest start of the first task of the pack works."""
+        unit, key = self.unit(index), self.manifest.packs[index].tasks[0].key
+        starts = sorted(path.name.removeprefix("start-") for path in unit.root.glob("start-*"))
+        return TaskFolder(unit.working(key, (starts or ["none"])[-1]))
 
     def evaluations(self, index: int = 0) -> tuple[Evaluation, ...]:
         pack = self.manifest.packs[index]

@@ -11,7 +11,7 @@ import pytest
 
 from arch_search.worker.folder import ChildResult, Progress, read_array, read_message, write_array, write_message
 
-PROGRESS = Progress(phase="recall", step=3, steps=9, loss=2.5, step_s=0.1, cpu_s=1.0)
+PROGRESS = Progress(phase="recall", step=3, steps=9, loss=2.5, step_s=0.1, cpu_s=1.0, saved_step=2)
 
 
 def test_a_message_comes_back_as_it_was_written(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import pytest
 
 from arch_search.config import Stage
+from arch_search.jail.guard import descendants
 from arch_search.worker.heartbeat import read_heartbeat
 from cognition_db.experience.shard import read_shard
 
@@ -60,7 +61,13 @@ def test_an_evaluation_says_where_it_comes_from(finished_bench: Any) -> None:
 
 def test_a_finished_pack_leaves_no_working_files(finished_bench: Any) -> None:
     left = {path.name for path in finished_bench.unit().root.iterdir()}
-    assert left == {"lock", "log.txt", "heartbeat.json", finished_bench.unit().evaluation(key_of(finished_bench)).name}
+    assert left == {
+        "start-a1-001",
+        "lock",
+        "log.txt",
+        "heartbeat.json",
+        finished_bench.unit().evaluation(key_of(finished_bench)).name,
+    }
 
 
 def test_a_finished_pack_is_not_run_again(finished_bench: Any) -> None:
@@ -115,7 +122,7 @@ def test_a_failure_of_ours_is_one_line_and_leaves_no_shard(
         ("raise SystemExit(0)", "crashed", "SystemExit"),
         ("os._exit(0)", "crashed", "without a usable result"),
         ("os.abort()", "crashed", "SIGABRT"),
-        ("os.kill(os.getpid(), 9)", "crashed", "SIGKILL"),
+        ("os.kill(os.getpid(), 9)", "poison", "no checkpoint beyond step 0 (was ended by SIGKILL)"),
         ("past = past * (float('nan') if self.calls > 5 else 1.0)", "non_finite", "training loss is nan at step 6"),
         ("past = past + x.roll(-1, dims=1)", "below_floor", "sees the future or the length"),
         ("self.hoard = torch.ones(1 << 29)", "out_of_memory", ""),
@@ -189,6 +196,19 @@ def test_a_worker_asked_to_stop_writes_a_checkpoint_and_is_continued(
     assert found.resumed_from_step >= 30 + 10
     assert spent is not None
     assert found.wall_s > spent.wall_s
+
+
+@pytest.mark.slow
+def test_a_signal_that_reaches_every_process_of_a_job_still_lets_the_child_save(
+    bench: MakeBench, long_stage: Stage
+) -> None:
+    made = bench(SLOWLY).with_stage(replace(long_stage, checkpoint_every_s=1e6))
+    process = made.start_until_step(10, phase="language_model")
+    for pid in (*descendants(process.pid), process.pid):
+        os.kill(pid, signal.SIGTERM)
+    assert process.wait(timeout=30) == COME_BACK
+    assert "signalled" not in made.unit().log.read_text()
+    assert made.evaluation().resumed_from_step >= 30 + 10
 
 
 @pytest.mark.slow
