@@ -37,33 +37,68 @@ class ServerAddress(Protocol):
 OnDown = Callable[[], ServerAddress | None]
 
 
+class Servers(Protocol):
+    """Where requests go; safe for use from several threads."""
+
+    @property
+    def are_replaced(self) -> bool:
+        """Whether another server may answer the next attempt: then a refusal of the key is no last word."""
+        ...
+
+    def take(self) -> ServerAddress:
+        """The server for the next attempt; waits until there is one. Raises ModelServerError when none comes."""
+        ...
+
+    def give_back(self, address: Any, *, failed: bool) -> None:
+        """The attempt at the server that `take` gave is over."""
+        ...
+
+
+class OneServer:
+    """The Servers of a single address.
+
+    `on_down` is called, once per failure and by one thread, before the next attempt at a server that could not be
+    reached or answered nothing of use; it may start the server again and return its new address, or None to go on
+    with the old one.
+    """
+
+    are_replaced = False
+
+    def __init__(self, endpoint: ServerAddress, on_down: OnDown | None = None) -> None:
+        self._address = endpoint
+        self._on_down = on_down
+        self._is_down = False
+        self._guard = threading.Lock()
+
+    def take(self) -> ServerAddress:
+        with self._guard:
+            if self._is_down and self._on_down is not None:
+                self._address = self._on_down() or self._address
+            self._is_down = False
+            return self._address
+
+    def give_back(self, address: ServerAddress, *, failed: bool) -> None:
+        with self._guard:
+            # of threads that failed on an address already replaced nothing is to be done
+            self._is_down = self._is_down or (failed and address is self._address)
+
+
 class _TransientError(Exception):
     """Worth another attempt: no connection, no answer in time, an error of the server, an answer without a text."""
 
 
 class OpenAiClient:
-    """A ModelClient over the chat completions of an OpenAI-compatible server; safe for use from several threads.
-
-    `on_down` is called, once per failure and by one thread, when the server cannot be reached or answers nothing of
-    use; it may start the server again and return its new address, or None to go on with the old one.
-    """
+    """A ModelClient over the chat completions of OpenAI-compatible servers; safe for use from several threads."""
 
     def __init__(
-        self,
-        endpoint: ServerAddress,
-        *,
-        llm: Llm,
-        log: CallLog,
-        on_down: OnDown | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        self, servers: Servers, *, llm: Llm, log: CallLog, sleep: Callable[[float], None] = time.sleep
     ) -> None:
+        self._servers = servers
         self._llm = llm
         self._log = log
-        self._on_down = on_down
         self._sleep = sleep
         self._guard = threading.Lock()
-        self._address = endpoint
-        self._library = self._connect(endpoint)
+        self._libraries: dict[tuple[str, str], openai.OpenAI] = {}
 
     def complete(self, request: ModelRequest) -> ModelReply:
         """The reply, from the call log where the key was answered before.
@@ -80,31 +115,26 @@ class OpenAiClient:
         for attempt in range(attempts):
             if attempt:
                 self._sleep(min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** (attempt - 1)))
-            with self._guard:
-                library, address = self._library, self._address
+            address, failed = self._servers.take(), False
             try:
-                reply = self._ask(library, address, request)
+                reply = self._ask(address, request)
             except _TransientError as error:
-                failure = str(error)
-                if attempt + 1 < attempts:
-                    self._recover(address)
+                failure, failed = str(error), True
                 continue
+            finally:
+                self._servers.give_back(address, failed=failed)
             self._log.record(request, reply)
             return reply
         raise ModelServerError(
-            f"{request.key}: no answer from {self._address.base_url} in {attempts} attempts; the last one: {failure}"
+            f"{request.key}: no answer from {address.base_url} in {attempts} attempts; the last one: {failure}"
         )
 
-    def _recover(self, failed: ServerAddress) -> None:
-        """Let the owner restart the server; threads that failed on an address already replaced do nothing."""
-        if self._on_down is None:
-            return
+    def _library(self, address: ServerAddress) -> openai.OpenAI:
         with self._guard:
-            if self._address is not failed:
-                return
-            replacement = self._on_down()
-            if replacement is not None:
-                self._address, self._library = replacement, self._connect(replacement)
+            name = (address.base_url, address.api_key)
+            if name not in self._libraries:
+                self._libraries[name] = self._connect(address)
+            return self._libraries[name]
 
     def _connect(self, address: ServerAddress) -> openai.OpenAI:
         return openai.OpenAI(
@@ -116,11 +146,11 @@ class OpenAiClient:
             http_client=openai.DefaultHttpxClient(trust_env=False) if address.is_local else None,
         )
 
-    def _ask(self, library: openai.OpenAI, address: ServerAddress, request: ModelRequest) -> ModelReply:
+    def _ask(self, address: ServerAddress, request: ModelRequest) -> ModelReply:
         began = time.monotonic()
         try:
             arguments = _arguments(address.model, request)
-            with library.chat.completions.with_streaming_response.create(**arguments) as response:
+            with self._library(address).chat.completions.with_streaming_response.create(**arguments) as response:
                 body = self._body(response.iter_bytes(), deadline=began + self._llm.request_limit_s)
         except openai.APITimeoutError:
             raise _TransientError(self._too_slow()) from None
@@ -132,6 +162,9 @@ class OpenAiClient:
                 raise _TransientError(message) from error
             if error.status_code in (400, 413, 422):
                 raise ReplyError(f"{request.key}: the server refuses this request, {message}") from error
+            if self._servers.are_replaced:
+                # a stranger may have got the port of a server that ended
+                raise _TransientError(message) from error
             raise ModelServerError(
                 f"{request.key}: {address.base_url} refuses us, {message}; check the key and llm.model"
             ) from error

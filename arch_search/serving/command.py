@@ -21,6 +21,8 @@ def serve_command(llm: Llm, *, python: Path, weights: Path, name: str, host: str
     command += ["--max-model-len", str(llm.context_tokens), "--max-num-seqs", str(llm.parallel_requests + 1)]
     command += ["--host", host, "--port", str(port), "--disable-uvicorn-access-log"]
     command += ["--structured-outputs-config", json.dumps(_STRUCTURED_OUTPUTS)]
+    if llm.tensor_parallel > 1:
+        command += ["--tensor-parallel-size", str(llm.tensor_parallel)]
     # without a GPU compiling takes most of a minute and gains nothing at these batch sizes
     return command if on_gpu else [*command, "--dtype", "bfloat16", "--enforce-eager"]
 

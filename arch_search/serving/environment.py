@@ -65,7 +65,7 @@ def ensure_environment(llm: Llm, *, say: Say) -> Path:
     with locked(folder, say=say) as lock:
         if (folder / _MARKER).exists() or _is_foreign_with_vllm(folder):
             return python
-        on_gpu = has_nvidia_gpu()
+        on_gpu = serves_on_gpu(llm)
         support = cpu_support()
         if not (on_gpu or support.ok):
             raise ModelServerError(f"vLLM cannot run here: {support.reason}")
@@ -79,6 +79,27 @@ def ensure_environment(llm: Llm, *, say: Say) -> Path:
         write_atomic(folder / _MARKER, json.dumps({"vllm": _installed_version(python, lock=lock)}).encode())
         (folder / _UNFINISHED).unlink()
     return python
+
+
+def require_environment(llm: Llm) -> Path:
+    """The python of the environment, where nothing may be installed: a compute node, or the driver before it submits.
+
+    Raises:
+        ModelServerError: it is not there.
+    """
+    if not is_complete(llm):
+        raise ModelServerError(
+            f"llm.env_dir={environment_folder(llm)} holds no environment of vLLM; nothing is installed on compute "
+            f"nodes: run `arch-search prefetch llm={llm.kind} llm.model={llm.model}` on a login node"
+        )
+    return environment_python(llm)
+
+
+def serves_on_gpu(llm: Llm) -> bool:
+    """Whether the model is to run on a GPU: of this machine, or of the node that its job asks for."""
+    if llm.kind in ("vllm_job", "vllm_batch"):
+        return bool(llm.job.gres or llm.job.gpus_per_task)
+    return has_nvidia_gpu()
 
 
 def is_complete(llm: Llm) -> bool:
@@ -168,8 +189,10 @@ class StepError(Exception):
     """A command of an installation ended badly or took too long; one line."""
 
 
-def run_step(command: list[str], *, limit_s: float, lock: int, variables: Mapping[str, str] = _NO_VARIABLES) -> str:
-    """What a command printed; it holds the lock of the folder it works on. Raises StepError."""
+def run_step(
+    command: list[str], *, limit_s: float, lock: int | None, variables: Mapping[str, str] = _NO_VARIABLES
+) -> str:
+    """What a command printed; it holds the lock of the folder it writes to. Raises StepError."""
     try:
         done = subprocess.run(
             command,
@@ -178,7 +201,7 @@ def run_step(command: list[str], *, limit_s: float, lock: int, variables: Mappin
             errors="replace",
             timeout=limit_s,
             env=clean_environment() | dict(variables),
-            pass_fds=(lock,),
+            pass_fds=() if lock is None else (lock,),
             check=False,
         )
     except subprocess.TimeoutExpired:

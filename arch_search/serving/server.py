@@ -41,7 +41,9 @@ def _nothing() -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Files:
+class ServerFiles:
+    """`endpoint` is the record of the process; whether anybody else reads it is up to its owner."""
+
     endpoint: Path
     key: Path
     log: Path
@@ -53,7 +55,7 @@ class ServerProcess:
 
     endpoint: Endpoint
     record: ServerRecord | None
-    files: _Files
+    files: ServerFiles
     log_offset: int  # where the lines of this start begin in the log
     deadline: float  # time.monotonic() after which it counts as not starting
 
@@ -80,7 +82,7 @@ def launch(llm: Llm, *, endpoint_file: Path, key_file: Path, log_file: Path, say
         ModelServerError: environment, weights, memory or disk do not allow a server.
         ConfigError: llm.kind=endpoint without llm.base_url.
     """
-    files = _Files(endpoint=endpoint_file, key=key_file, log=log_file)
+    files = ServerFiles(endpoint=endpoint_file, key=key_file, log=log_file)
     if llm.kind == "endpoint":
         endpoint, deadline = external_endpoint(llm, os.environ), time.monotonic() + _PROBE_LIMIT_S
         return ServerProcess(endpoint=endpoint, record=None, files=files, log_offset=0, deadline=deadline)
@@ -89,12 +91,45 @@ def launch(llm: Llm, *, endpoint_file: Path, key_file: Path, log_file: Path, say
         return found
     python = ensure_environment(llm, say=say)
     weights = find_weights(llm, say=say)
+    process = spawn(llm, python=python, weights=weights, files=files, host=_LOCAL, port=_free_port())
+    say(f"model server started: {process.endpoint.model} at {process.endpoint.base_url}")
+    return process
+
+
+def spawn(llm: Llm, *, python: Path, weights: Path, files: ServerFiles, host: str, port: int) -> ServerProcess:
+    """Start a server at that address, in a session of its own; returns before it is ready.
+
+    Raises:
+        ModelServerError: too little memory.
+    """
     on_gpu = has_nvidia_gpu()
     if not on_gpu:
         require_memory(_memory_need_gb(llm, weights), f"serving {llm.model}")
-    process = _spawn(llm, python, weights, files, on_gpu=on_gpu)
-    say(f"model server started: {process.endpoint.model} at {process.endpoint.base_url}")
-    return process
+    name, key = served_name(llm.model), secrets.token_urlsafe(24)
+    command = serve_command(llm, python=python, weights=weights, name=name, host=host, port=port, on_gpu=on_gpu)
+    files.log.parent.mkdir(parents=True, exist_ok=True)
+    with files.log.open("ab") as log:
+        offset = log.tell()
+        process = subprocess.Popen(
+            # held back until it is on record: were we killed in between, nobody would ever find and end it
+            ["sh", "-c", 'read -r go && exec "$@" </dev/null', "sh", *command],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # a folder without packages of ours: vLLM would take our `kernels` for another one
+            cwd=python.parent,
+            env=serve_environment(llm, weights=weights, key=key, on_gpu=on_gpu),
+            start_new_session=True,
+        )
+    endpoint = Endpoint(base_url=f"http://{host}:{port}/v1", model=name, api_key=key, on_node=host != _LOCAL)
+    ticks, here = start_ticks(process.pid) or 0, socket.gethostname()
+    record = ServerRecord(endpoint=endpoint, pid=process.pid, start_ticks=ticks, host=here, ready=False)
+    _write(record, files)
+    assert process.stdin is not None
+    with process.stdin as gate:
+        gate.write(b"go\n")
+    deadline = time.monotonic() + llm.start_limit_s
+    return ServerProcess(endpoint=endpoint, record=record, files=files, log_offset=offset, deadline=deadline)
 
 
 def wait_ready(process: ServerProcess, llm: Llm, *, say: Say, pump: Pump = _nothing) -> Endpoint:
@@ -109,7 +144,7 @@ def wait_ready(process: ServerProcess, llm: Llm, *, say: Say, pump: Pump = _noth
     failure = "not asked yet"
     while True:
         if record is not None and not is_running(record.pid, record.start_ticks):
-            raise ModelServerError(f"the model server ended while starting: {_reason(process)}")
+            raise ModelServerError(f"the model server ended while starting: {why_ended(process)}")
         if record is None or is_healthy(endpoint):
             failure = probe_failure(endpoint, _PROBE_LIMIT_S)
             if not failure:
@@ -127,7 +162,7 @@ def wait_ready(process: ServerProcess, llm: Llm, *, say: Say, pump: Pump = _noth
         raise ModelServerError(f"the server at {endpoint.base_url} does not answer: {failure}; check llm.base_url")
     stop_session(record.pid, record.start_ticks, grace_s=_GRACE_S)
     raise ModelServerError(
-        f"the model server gave no token within llm.start_limit_s={llm.start_limit_s}: {_reason(process)}"
+        f"the model server gave no token within llm.start_limit_s={llm.start_limit_s}: {why_ended(process)}"
     )
 
 
@@ -181,7 +216,7 @@ def stop(endpoint_file: Path) -> None:
     endpoint_file.unlink(missing_ok=True)
 
 
-def _found(llm: Llm, files: _Files, say: Say) -> ServerProcess | None:
+def _found(llm: Llm, files: ServerFiles, say: Say) -> ServerProcess | None:
     """The server on record: ready, or still loading. A dead, hanging or other model's one is ended: None."""
     record = read_record(files.endpoint)
     if record is None or record.host != socket.gethostname():
@@ -198,35 +233,7 @@ def _found(llm: Llm, files: _Files, say: Say) -> ServerProcess | None:
     return None
 
 
-def _spawn(llm: Llm, python: Path, weights: Path, files: _Files, *, on_gpu: bool) -> ServerProcess:
-    name, port, key = served_name(llm.model), _free_port(), secrets.token_urlsafe(24)
-    command = serve_command(llm, python=python, weights=weights, name=name, host=_LOCAL, port=port, on_gpu=on_gpu)
-    files.log.parent.mkdir(parents=True, exist_ok=True)
-    with files.log.open("ab") as log:
-        offset = log.tell()
-        process = subprocess.Popen(
-            # held back until it is on record: were we killed in between, nobody would ever find and end it
-            ["sh", "-c", 'read -r go && exec "$@" </dev/null', "sh", *command],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            # a folder without packages of ours: vLLM would take our `kernels` for another one
-            cwd=python.parent,
-            env=serve_environment(llm, weights=weights, key=key, on_gpu=on_gpu),
-            start_new_session=True,
-        )
-    endpoint = Endpoint(base_url=f"http://{_LOCAL}:{port}/v1", model=name, api_key=key)
-    ticks, host = start_ticks(process.pid) or 0, socket.gethostname()
-    record = ServerRecord(endpoint=endpoint, pid=process.pid, start_ticks=ticks, host=host, ready=False)
-    _write(record, files)
-    assert process.stdin is not None
-    with process.stdin as gate:
-        gate.write(b"go\n")
-    deadline = time.monotonic() + llm.start_limit_s
-    return ServerProcess(endpoint=endpoint, record=record, files=files, log_offset=offset, deadline=deadline)
-
-
-def _write(record: ServerRecord, files: _Files) -> None:
+def _write(record: ServerRecord, files: ServerFiles) -> None:
     write_record(record, endpoint_file=files.endpoint, key_file=files.key)
 
 
@@ -255,7 +262,7 @@ def _ask(endpoint: Endpoint, url: str, question: dict[str, object] | None, limit
         return content
 
 
-def _reason(process: ServerProcess) -> str:
+def why_ended(process: ServerProcess) -> str:
     """The line of the server's own log that says most: the last one with an error, else the last one."""
     try:
         with process.files.log.open("rb") as log:

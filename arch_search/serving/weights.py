@@ -22,7 +22,7 @@ from arch_search.serving.environment import Say, StepError, environment_python, 
 from arch_search.serving.machine import require_disk, require_memory
 from cognition_db.experience.files import write_atomic
 
-_MARKER = "arch_search_weights.json"
+MARKER = "arch_search_weights.json"
 _HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model")
 _HUB_LIMIT_S = 7200
 _REGISTRY_LIMIT_S = 3600
@@ -52,10 +52,9 @@ def find_weights(llm: Llm, *, say: Say) -> Path:
         WeightsError: nothing of all that has the model, a sha256 is wrong, or a step failed.
         ModelServerError: too little disk or memory.
     """
-    for setting, value in (("llm.weights", llm.weights), ("llm.model", llm.model)):
-        folder = Path(value).expanduser().absolute() if value else None
-        if folder is not None and (folder.is_dir() or setting == "llm.weights"):
-            return _checked_local(folder, setting)
+    local = _named_folder(llm)
+    if local is not None:
+        return local
     model = find_model(llm.model)
     target, python = weights_folder(llm), environment_python(llm)
     with locked(target, say=say) as lock:
@@ -74,6 +73,27 @@ def find_weights(llm: Llm, *, say: Say) -> Path:
     return target
 
 
+def require_weights(llm: Llm) -> Path:
+    """The folder, where nothing may be fetched: a compute node, or the driver before it submits.
+
+    Raises:
+        WeightsError: the weights are not there.
+    """
+    local = _named_folder(llm)
+    if local is not None:
+        return local
+    target, model = weights_folder(llm), find_model(llm.model)
+    if is_complete(target):
+        return target
+    cached = _in_hub_cache(model.hub_id if model else llm.model, python=environment_python(llm), lock=None)
+    if cached is None:
+        raise WeightsError(
+            f"llm.model={llm.model}: no weights in {target} nor in the hub's cache; nothing is fetched on compute "
+            f"nodes: run `arch-search prefetch llm={llm.kind} llm.model={llm.model}` on a login node"
+        )
+    return cached
+
+
 def weights_folder(llm: Llm) -> Path:
     """Where fetched weights of `llm.model` are kept."""
     model = find_model(llm.model)
@@ -89,7 +109,7 @@ def served_name(model: str) -> str:
 def is_complete(folder: Path) -> bool:
     """Whether every file that the finished fetch recorded is there in its full size."""
     try:
-        sizes = json.loads((folder / _MARKER).read_text(encoding="utf-8"))["sizes"]
+        sizes = json.loads((folder / MARKER).read_text(encoding="utf-8"))["sizes"]
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, KeyError):
         return False
@@ -139,6 +159,14 @@ def _slice(part: Part, wheel: Path) -> bytes:
     return content
 
 
+def _named_folder(llm: Llm) -> Path | None:
+    for setting, value in (("llm.weights", llm.weights), ("llm.model", llm.model)):
+        folder = Path(value).expanduser().absolute() if value else None
+        if folder is not None and (folder.is_dir() or setting == "llm.weights"):
+            return _checked_local(folder, setting)
+    return None
+
+
 def _checked_local(folder: Path, setting: str) -> Path:
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise WeightsError(f"{setting}={folder} has no config.json with *.safetensors; give a folder vLLM can load")
@@ -149,8 +177,8 @@ def _from_hub(hub_id: str, target: Path, *, python: Path, lock: int, say: Say) -
     """The folder, or one line that says why the hub did not give it."""
     if "/" not in hub_id:
         return "not a hub id of the form owner/name"
-    cached = _hub(python, _HUB_CACHED, [hub_id], limit_s=120, lock=lock)
-    if isinstance(cached, Path) and (cached / "config.json").exists() and any(cached.glob("*.safetensors")):
+    cached = _in_hub_cache(hub_id, python=python, lock=lock)
+    if cached is not None:
         say(f"{hub_id}: found in the hub's local cache")
         return cached
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
@@ -162,7 +190,16 @@ def _from_hub(hub_id: str, target: Path, *, python: Path, lock: int, say: Say) -
     return fetched
 
 
-def _hub(python: Path, code: str, arguments: list[str], *, limit_s: float, lock: int) -> Path | str:
+def _in_hub_cache(hub_id: str, *, python: Path, lock: int | None) -> Path | None:
+    if "/" not in hub_id:
+        return None
+    cached = _hub(python, _HUB_CACHED, [hub_id], limit_s=120, lock=lock)
+    if isinstance(cached, Path) and (cached / "config.json").exists() and any(cached.glob("*.safetensors")):
+        return cached
+    return None
+
+
+def _hub(python: Path, code: str, arguments: list[str], *, limit_s: float, lock: int | None) -> Path | str:
     try:
         return Path(
             run_step([str(python), "-c", code, *arguments], limit_s=limit_s, lock=lock).strip().splitlines()[-1]
@@ -213,9 +250,9 @@ def _convert(gguf: Path, out: Path, *, python: Path, lock: int) -> None:
 
 def _mark(folder: Path, *, source: str, sha256: str) -> None:
     sizes = {
-        path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file() and path.name != _MARKER
+        path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file() and path.name != MARKER
     }
-    write_atomic(folder / _MARKER, json.dumps({"source": source, "sha256": sha256, "sizes": sizes}, indent=1).encode())
+    write_atomic(folder / MARKER, json.dumps({"source": source, "sha256": sha256, "sizes": sizes}, indent=1).encode())
 
 
 def _run(command: list[str], what: str, *, limit_s: float, lock: int) -> None:

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from arch_search.agents.call_log import CallLog
-from arch_search.agents.client import OnDown, OpenAiClient
-from arch_search.config import Llm, Sampling
+from arch_search.agents.client import OnDown, OneServer, OpenAiClient
+from arch_search.config import Sampling
 from arch_search.errors import ModelServerError, ReplyError
 from arch_search.protocols import ModelRequest
 from arch_search.serving.endpoint import Endpoint
+from arch_search.settings import load_config
 
 Handler = BaseHTTPRequestHandler
 Behaviour = Callable[[Handler], None]
@@ -130,13 +131,11 @@ GOOD = sends(completion("def mix"))
 
 
 def make_client(folder: Path, endpoint: Endpoint, *, retries: int = 1, on_down: OnDown | None = None) -> OpenAiClient:
-    llm = Llm(
-        kind="endpoint", model="m", weights=None, base_url=endpoint.base_url, api_key_env="KEY", recording=None,
-        env_dir="unused", cache_dir="unused", context_tokens=512, parallel_requests=2, threads=0, start_limit_s=5,
-        request_limit_s=1, retries=retries,
-    )  # fmt: skip
+    llm = replace(
+        load_config([]).llm, kind="endpoint", model="m", base_url=endpoint.base_url, request_limit_s=1, retries=retries
+    )
     log = CallLog(folder / "calls.jsonl", lambda sha256: folder / "texts" / sha256)
-    return OpenAiClient(endpoint, llm=llm, log=log, on_down=on_down, sleep=lambda seconds: None)
+    return OpenAiClient(OneServer(endpoint, on_down), llm=llm, log=log, sleep=lambda seconds: None)
 
 
 def test_a_good_answer_carries_text_tokens_and_hashes(tmp_path: Path) -> None:

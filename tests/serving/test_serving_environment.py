@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,13 @@ from arch_search.errors import ModelServerError
 from arch_search.serving import environment
 from arch_search.serving.environment import clean_environment, ensure_environment, is_complete, locked, run_step
 from arch_search.serving.machine import Support
+from arch_search.settings import load_config
 
 
 def make_llm(folder: Path) -> Llm:
-    return Llm(
-        kind="vllm", model="smollm2-135m-instruct", weights=None, base_url=None, api_key_env="KEY", recording=None,
-        env_dir=str(folder), cache_dir=str(folder / "cache"), context_tokens=512, parallel_requests=2, threads=0,
-        start_limit_s=5, request_limit_s=5, retries=0,
-    )  # fmt: skip
+    return replace(
+        load_config([]).llm, model="smollm2-135m-instruct", env_dir=str(folder), cache_dir=str(folder / "cache")
+    )
 
 
 def made_by_somebody(folder: Path) -> Path:

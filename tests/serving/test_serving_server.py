@@ -23,6 +23,7 @@ from arch_search.serving import server
 from arch_search.serving.command import cache_gib, serve_command, serve_environment
 from arch_search.serving.endpoint import Endpoint, ServerRecord, read_record, write_record
 from arch_search.serving.process import is_running, start_ticks
+from arch_search.settings import load_config
 
 # answers /health and one-token completions as a server does that is ready
 GOOD_SERVER = """
@@ -65,10 +66,10 @@ def make_llm(folder: Path, program: str, **changes: object) -> Llm:
     shape = {"num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2, "hidden_size": 1536}
     (weights / "config.json").write_text(json.dumps(shape))
     (weights / "model.safetensors").write_bytes(b"x")
-    llm = Llm(
-        kind="vllm", model="toy", weights=str(weights), base_url=None, api_key_env="KEY", recording=None,
+    llm = replace(
+        load_config([]).llm, kind="vllm", model="toy", weights=str(weights), api_key_env="KEY",
         env_dir=str(folder / "env"), cache_dir=str(folder / "cache"), context_tokens=4096, parallel_requests=8,
-        threads=0, start_limit_s=20, request_limit_s=5, retries=0,
+        start_limit_s=20, request_limit_s=5, retries=0,
     )  # fmt: skip
     return replace(llm, **changes)  # type: ignore[arg-type]
 

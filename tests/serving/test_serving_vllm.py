@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from arch_search.agents.call_log import CallLog
-from arch_search.agents.client import OpenAiClient
+from arch_search.agents.client import OnDown, OneServer, OpenAiClient
 from arch_search.agents.replies import ask_for_json, schema_of
 from arch_search.config import Llm, Sampling
 from arch_search.errors import ModelServerError, ReplyError
@@ -23,6 +23,7 @@ from arch_search.protocols import ModelRequest
 from arch_search.serving import server
 from arch_search.serving.endpoint import Endpoint, read_record
 from arch_search.serving.machine import cpu_support, has_nvidia_gpu
+from arch_search.settings import load_config
 
 pytestmark = [
     pytest.mark.vllm,
@@ -47,17 +48,17 @@ class Running:
             log_file=self.folder / "server.log", say=print,
         )  # fmt: skip
 
-    def client(self, folder: Path, **options: object) -> OpenAiClient:
+    def client(self, folder: Path, on_down: OnDown | None = None) -> OpenAiClient:
         log = CallLog(folder / "calls.jsonl", lambda sha256: folder / "texts" / sha256)
-        return OpenAiClient(self.endpoint, llm=self.llm, log=log, **options)  # type: ignore[arg-type]
+        return OpenAiClient(OneServer(self.endpoint, on_down), llm=self.llm, log=log)
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    llm = Llm(
-        kind="vllm", model="smollm2-135m-instruct", weights=None, base_url=None, api_key_env="KEY", recording=None,
-        env_dir=str(ROOT / ".venv-llm"), cache_dir=str(ROOT / ".cache"), context_tokens=1024, parallel_requests=4,
-        threads=0, start_limit_s=300, request_limit_s=60, retries=2,
+    llm = replace(
+        load_config([]).llm, kind="vllm", model="smollm2-135m-instruct", env_dir=str(ROOT / ".venv-llm"),
+        cache_dir=str(ROOT / ".cache"), context_tokens=1024, parallel_requests=4, start_limit_s=300,
+        request_limit_s=60, retries=2,
     )  # fmt: skip
     one = Running(llm, tmp_path_factory.mktemp("server"), Endpoint(base_url="", model="", api_key=""))
     one.endpoint = one.start()
@@ -109,7 +110,7 @@ def test_a_wrong_key_is_refused_without_a_second_attempt(running: Running, tmp_p
     assert "401" in server.probe_failure(stranger, 30)
     log = CallLog(tmp_path / "calls.jsonl", lambda sha256: tmp_path / sha256)
     with pytest.raises(ModelServerError, match="HTTP 401"):
-        OpenAiClient(stranger, llm=running.llm, log=log).complete(request("k"))
+        OpenAiClient(OneServer(stranger), llm=running.llm, log=log).complete(request("k"))
 
 
 def test_a_second_start_uses_the_running_server(running: Running) -> None:

@@ -14,16 +14,15 @@ from arch_search.config import Llm
 from arch_search.errors import WeightsError
 from arch_search.serving import weights
 from arch_search.serving.catalogue import Part, catalogue, find_model
+from arch_search.settings import load_config
 
 SLICES = (b"GGUF first slice ", b"second slice")
 
 
 def make_llm(folder: Path, *, model: str = "qwen2.5-coder-1.5b-instruct", weights: str | None = None) -> Llm:
-    return Llm(
-        kind="vllm", model=model, weights=weights, base_url=None, api_key_env="KEY", recording=None,
-        env_dir=str(folder / "env"), cache_dir=str(folder / "cache"), context_tokens=512, parallel_requests=2,
-        threads=0, start_limit_s=5, request_limit_s=5, retries=0,
-    )  # fmt: skip
+    return replace(
+        load_config([]).llm, model=model, weights=weights, env_dir=str(folder / "env"), cache_dir=str(folder / "cache")
+    )
 
 
 def loadable(folder: Path) -> Path:
