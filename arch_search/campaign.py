@@ -1,16 +1,11 @@
-"""A campaign: one search in one folder. Creating, continuing and locking that folder."""
+"""A campaign: one search in one folder. Creating and continuing that folder."""
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -64,12 +59,26 @@ class Campaign:
 
 
 def start_or_continue(config: Config, *, command: Sequence[str], base: Path) -> Campaign:
-    """Open the campaign the configuration names, creating its folder when there is none to continue.
+    """Open the campaign the configuration names, creating it when there is none to continue; see `campaign_folder`."""
+    return open_or_create(campaign_folder(config, base=base), config, command=command)
+
+
+def campaign_folder(config: Config, *, base: Path) -> Path:
+    """The folder of the campaign that the configuration names, whether or not it is there.
 
     Without campaign.dir the newest `base/<name>-NNN` is continued while it is unfinished, otherwise the next
     number is taken.
+
+    Raises:
+        CampaignError: campaign.dir holds other things.
     """
     folder = Path(config.campaign.dir) if config.campaign.dir else _numbered_folder(base, config.campaign.name)
+    _require_usable(CampaignPaths(folder.absolute()))
+    return folder.absolute()
+
+
+def open_or_create(folder: Path, config: Config, *, command: Sequence[str]) -> Campaign:
+    """The campaign in `folder`, made where there is none; the caller holds its lease."""
     paths = CampaignPaths(folder.absolute())
     if not paths.campaign_json.exists():
         return _create(paths, config, command)
@@ -106,26 +115,6 @@ def open_campaign(folder: Path) -> Campaign:
     )
 
 
-@contextmanager
-def driver_lease(paths: CampaignPaths) -> Iterator[None]:
-    """Hold the campaign for this driver; the kernel gives it up when the driver dies, however it dies."""
-    paths.root.mkdir(parents=True, exist_ok=True)
-    handle = os.open(paths.driver_lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(handle, 500, 0).decode(errors="replace").strip() or "unknown"
-            raise CampaignError(
-                f"{paths.root}: another driver is running this campaign ({holder}); wait for it or end it"
-            ) from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode(), 0)
-        yield
-    finally:
-        os.close(handle)
-
-
 def software_versions() -> dict[str, str]:
     """Version of everything that can change a number."""
     found = {"python": sys.version.split()[0]}
@@ -137,9 +126,14 @@ def software_versions() -> dict[str, str]:
     return found
 
 
-def _create(paths: CampaignPaths, config: Config, command: Sequence[str]) -> Campaign:
-    if paths.root.exists() and any(path.name != "driver.lock" for path in paths.root.iterdir()):
+def _require_usable(paths: CampaignPaths) -> None:
+    others = paths.root.exists() and any(path != paths.driver for path in paths.root.iterdir())
+    if others and not paths.campaign_json.exists():
         raise CampaignError(f"{paths.root}: not empty and no campaign; choose an empty or new folder for campaign.dir")
+
+
+def _create(paths: CampaignPaths, config: Config, command: Sequence[str]) -> Campaign:
+    _require_usable(paths)
     campaign = Campaign(
         paths=paths,
         uuid=uuid.uuid4().hex,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from arch_search.agents.call_log import CallLog
 from arch_search.campaign import Campaign
@@ -13,13 +13,17 @@ from arch_search.closing import close_generation, merge_generation
 from arch_search.dispatch import Dispatcher
 from arch_search.errors import CampaignError
 from arch_search.generation import admitted, open_slots, read_tries
-from arch_search.launching import make_launcher
+from arch_search.launching import make_launcher, preflight
+from arch_search.lease import Lease
 from arch_search.model_access import ModelAccess
 from arch_search.proposing import Proposer, require_baselines
 from arch_search.reporting import write_campaign_report
+from arch_search.stopping import DriverStopped, StopWatch
 from arch_search.training import data
 from cognition_db.records import Candidate
 from slurm.errors import UnavailableError
+from slurm.launchers import Launcher
+from slurm.units import Command, Probe, Submission, UnitState, WorkUnit
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +35,26 @@ class Tick:
 
 
 class Driver:
-    """One campaign being driven. Everything it knows is in files; a new Driver goes on where a killed one was."""
+    """One campaign being driven. Everything it knows is in files; a new Driver goes on where a killed one was.
 
-    def __init__(self, campaign: Campaign, say: Callable[[str], None]) -> None:
+    It writes and submits only while `lease` is held, and raises DriverStopped soon after `watch` is asked to end it.
+    """
+
+    def __init__(self, campaign: Campaign, say: Callable[[str], None], *, lease: Lease, watch: StopWatch) -> None:
         self.campaign = campaign
         self._say = say
-        self._launcher = make_launcher(campaign)
+        self._lease = lease
+        self._watch = watch
+        self._launcher = LeasedLauncher(make_launcher(campaign), lease)
         self.dispatcher = Dispatcher(campaign, self._launcher, say)
         self.call_log = CallLog(campaign.paths.calls, campaign.paths.text)
         self.activity = "starting"
         self.on_change: Callable[[], None] = lambda: None
-        self.model = ModelAccess(campaign, self.call_log, say=say, pump=self._pump)
+        self.model = ModelAccess(campaign, self.call_log, say=say, pump=self._pump, require=lease.require)
         require_baselines(campaign.config)
+        preflight(campaign)
         data.prepare(campaign.config.data, campaign.paths.data)
+        campaign.journal.require_writer = lease.require
 
     # ---- the loop
 
@@ -52,11 +63,38 @@ class Driver:
         try:
             while not (tick := self.tick()).finished:
                 if tick.waiting:
-                    self._pause()
-        finally:
+                    self._pause(tick.waiting)
+        except DriverStopped:
+            raise  # whoever asked for it decides what becomes of the server
+        except BaseException:
+            self._stop_model()
+            raise
+        self._stop_model()
+
+    def _stop_model(self) -> None:
+        if self._lease.is_held():  # whoever has taken over has taken the server as well
             self.model.stop()
 
+    def run_while_due(self) -> Tick:
+        """Tick until there is nothing to do but wait; a model server that was needed stays up for the next call."""
+        while not (tick := self.tick()).finished:
+            if tick.waiting:
+                return tick
+        self.model.stop()
+        return tick
+
+    def require_going(self) -> None:
+        """Return while this driver may go on.
+
+        Raises:
+            DriverStopped: it was asked to end.
+            LeaseLostError: another driver has taken over.
+        """
+        self._watch.require_going()
+        self._lease.require()
+
     def tick(self) -> Tick:
+        self.require_going()
         number = self.campaign.generations_closed()
         if self.campaign.is_finished():
             write_campaign_report(self.campaign, self.call_log)
@@ -64,24 +102,32 @@ class Driver:
         if number == 0:
             self.model.begin()  # it loads while the baselines are checked and trained
         if self._open(number):
-            self._propose(number)
-            return Tick(finished=False)
+            return self._propose(number)
         if not self._advance(number):
             if number == 0 and self._open(1):
-                self._propose(1)  # its parents are the reference: nothing of generation 0 is waited for
-                return Tick(finished=False)
+                return self._propose(1)  # its parents are the reference: nothing of generation 0 is waited for
+            self.model.tend()
             return Tick(finished=False, waiting=f"generation {number} trains")
-        self._close(number)
-        return Tick(finished=False)
+        waiting = self.model.waiting() if number and self.model.is_asked else ""
+        if not waiting:
+            self._close(number)
+        return Tick(finished=False, waiting=waiting)
 
     # ---- the steps
 
-    def _propose(self, number: int) -> None:
+    def _propose(self, number: int) -> Tick:
+        """Fill the open slots; where their model server is still in the queue, say so and come back."""
+        tries = read_tries(self.campaign.generation(number))
+        asks = any(plan.arm == "evolve" for plan, _ in open_slots(number, tries, self.campaign.config))
+        waiting = self.model.waiting() if asks else ""
+        if waiting:
+            return Tick(finished=False, waiting=waiting)
         self._now(f"generation {number}: proposing and checking")
         proposer = Proposer(
             self.campaign, launcher=self._launcher, client=self.model.client, pump=self._pump, say=self._say
         )
         proposer.fill(number, self.campaign.contents(), self._reference_or_none())
+        return Tick(finished=False)
 
     def _advance(self, number: int) -> bool:
         candidates = admitted(read_tries(self.campaign.generation(number)))
@@ -115,14 +161,15 @@ class Driver:
 
     def _pump(self) -> None:
         """Keep trainings going while the driver waits for the model or for checks."""
+        self.require_going()
         number = self.campaign.generations_closed()
         if not self._open(number):
             self._advance(number)
         self.on_change()
 
-    def _pause(self) -> None:
-        self._now(f"generation {self.campaign.generations_closed()}: training")
-        time.sleep(self.campaign.config.slurm.poll_s)
+    def _pause(self, waiting: str) -> None:
+        self._now(waiting)
+        self._watch.sleep(self.campaign.config.slurm.poll_s)
 
     def _now(self, activity: str) -> None:
         self.activity = activity
@@ -156,3 +203,47 @@ class Driver:
         mine = [one for one in self.campaign.contents().evaluations if one.task.candidate_id == reference.id]
         speeds = [speed for one in mine if (speed := one.score("step_s")) is not None]
         return statistics.median(speeds) if speeds else None
+
+
+class LeasedLauncher:
+    """A launcher that starts, submits and cancels only while the lease is held."""
+
+    def __init__(self, launcher: Launcher, lease: Lease) -> None:
+        self._launcher = launcher
+        self._lease = lease
+
+    def submit(
+        self,
+        units: Sequence[WorkUnit],
+        *,
+        command: Command,
+        folder: Path,
+        name: str,
+        comment: str,
+        environment: Mapping[str, str],
+        timeout_min: int | None = None,
+    ) -> Submission:
+        self._lease.require()
+        return self._launcher.submit(
+            units,
+            command=command,
+            folder=folder,
+            name=name,
+            comment=comment,
+            environment=environment,
+            timeout_min=timeout_min,
+        )
+
+    def find(self, comment: str, *, folder: Path) -> Submission | None:
+        return self._launcher.find(comment, folder=folder)
+
+    def states(self, submission: Submission, units: Sequence[WorkUnit], probe: Probe) -> dict[str, UnitState]:
+        self._lease.require()
+        return self._launcher.states(submission, units, probe)
+
+    def notes(self, submission: Submission) -> dict[str, str]:
+        return self._launcher.notes(submission)
+
+    def cancel(self, submission: Submission) -> None:
+        self._lease.require()
+        self._launcher.cancel(submission)
