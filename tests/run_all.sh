@@ -46,7 +46,7 @@ tier unit "" -n 2 -m "not vllm and not slurm and not gpu"
 small=llm.model=smollm2-135m-instruct
 no_vllm=$("$bin/arch-search" doctor --impossible vllm "$small")
 [ -n "$no_vllm" ] || "$bin/arch-search" prefetch "$small"
-tier vllm "$no_vllm" -m vllm
+tier vllm "$no_vllm" -m "vllm and not slurm"
 tier slurm "$(without slurmctld)" -m slurm
 tier gpu "$([ -e /dev/nvidia0 ] || echo "no GPU")" -m gpu
 

@@ -1,4 +1,4 @@
-"""A real Slurm on one machine: munge, MariaDB, slurmdbd, slurmctld and four slurmd, started and taken down by one user.
+"""A real Slurm on one machine: munge, MariaDB, slurmdbd, slurmctld and its slurmd, started and taken down by one user.
 
 No systemd, no container, no network namespace. Run as root, it makes an ordinary user for its own lifetime and starts
 everything as that user; where that user could not read the interpreter or the program, and when not run as root, the
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
+import secrets
 import shutil
 import signal
 import socket
@@ -21,6 +23,15 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from tests.slurm_cluster.configuration import (
+    CGROUP_CONF,
+    ClusterOptions,
+    gres_conf,
+    has_memory_groups,
+    remove_memory_groups,
+    slurm_conf,
+)
+from tests.slurm_cluster.configuration import SLURMDBD_CONF as _SLURMDBD_CONF
 from tests.slurm_cluster.owner import (
     REPOSITORY,
     USER_PREFIX,
@@ -35,70 +46,10 @@ PROGRAMS = (
     *("munged", "mariadbd", "mariadb", "mariadb-install-db"),
     *("slurmdbd", "slurmctld", "slurmd", "sbatch", "setpriv"),
 )
-NODES = ("n1", "n2", "n3", "n4")
-MAX_ARRAY_SIZE = 32  # small, so that forty elements need two arrays
+MAX_ARRAY_SIZE = ClusterOptions().max_array_size
 _PREFIX = "asx-slurm-"
 _PID_FILE = "pid"
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-_SLURM_CONF = """\
-ClusterName=asx
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={controller_port}
-SlurmUser={user}
-SlurmdUser={user}
-AuthType=auth/munge
-CredType=cred/munge
-AuthInfo=socket={folder}/run/munge.sock,cred_expire=15
-MpiDefault=none
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/linux
-SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU_Memory
-DefMemPerCPU=100
-SchedulerType=sched/backfill
-SchedulerParameters=bf_interval=2,sched_min_interval=100000
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool/%n
-SlurmctldPidFile={folder}/run/slurmctld.pid
-SlurmdPidFile={folder}/run/slurmd-%n.pid
-SlurmctldLogFile={folder}/log/slurmctld.log
-SlurmdLogFile={folder}/log/slurmd-%n.log
-SwitchType=switch/none
-ReturnToService=2
-SlurmdParameters=config_overrides
-SlurmdTimeout=10
-KillWait=3
-MinJobAge=300
-MaxArraySize={max_array_size}
-MaxJobCount=5000
-JobRequeue=1
-AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=127.0.0.1
-AccountingStoragePort={database_port}
-AccountingStoragePass={folder}/run/munge.sock
-AccountingStorageEnforce=associations,limits,qos
-JobCompType=jobcomp/none
-{nodes}
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
-"""
-
-_SLURMDBD_CONF = """\
-AuthType=auth/munge
-AuthInfo=socket={folder}/run/munge.sock
-DbdHost={host}
-DbdAddr=127.0.0.1
-DbdPort={database_port}
-SlurmUser={user}
-StorageType=accounting_storage/mysql
-StorageHost=localhost
-StorageUser=slurm
-StoragePass=local
-StorageLoc=slurm_acct_db
-LogFile={folder}/log/slurmdbd.log
-PidFile={folder}/run/slurmdbd.pid
-"""
 
 _SQL = (
     "create database slurm_acct_db; create user 'slurm'@'localhost' identified by 'local'; "
@@ -130,12 +81,13 @@ def remove_stale() -> None:
 class SlurmCluster:
     """Context manager around one running cluster; `folder/work` is writable by its user and visible to its jobs."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: ClusterOptions | None = None) -> None:
         remove_stale()
+        self.options = options or ClusterOptions()
         self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
         (self.folder / _PID_FILE).write_text(str(os.getpid()))
         self.workdir = self.folder / "work"
-        self._daemons: list[subprocess.Popen[bytes]] = []
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.owner = choose_owner(self.folder)
         self.python = sys.executable
         self.environment = {
@@ -146,6 +98,9 @@ class SlurmCluster:
             "LANG": "C.UTF-8",
             "TMPDIR": str(self.folder / "tmp"),
             "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "ARCH_SEARCH_POLL_LEAST_S": "0",
             "SLURM_CONF": str(self.folder / "etc/slurm.conf"),
         }
 
@@ -203,13 +158,56 @@ class SlurmCluster:
         with suppress(OSError, subprocess.SubprocessError):
             self.run_as_user(["scancel", "--user", self.owner.name], timeout_s=10)
             self._wait_for(lambda: not self._ask(["squeue", "-h"]).stdout.strip(), "jobs did not end", limit_s=10)
-        for daemon in reversed(self._daemons):
-            _end(daemon)
-        self._daemons.clear()
+        for name in reversed([*self._daemons]):
+            self.stop_daemon(name)
         _kill_all(self.leftovers)
+        if self._slurmd_is_root:
+            remove_memory_groups()
         if self.owner.made:
             subprocess.run(["userdel", self.owner.name], capture_output=True, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    # ---- breaking it
+
+    def stop_daemon(self, name: str, *, sign: signal.Signals = signal.SIGTERM) -> None:
+        """End one daemon: slurmctld, slurmdbd, or the slurmd of a node by the node's name. Its jobs live on."""
+        daemon = self._daemons.pop(name)
+        daemon.send_signal(sign)
+        try:
+            daemon.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+
+    def start_controller(self, *, forgetful: bool = False) -> None:
+        """Start slurmctld again; a forgetful one has lost its jobs, and gives their ids to new ones."""
+        if forgetful:
+            shutil.rmtree(self.folder / "state")
+            self._make_owned("state")
+        self._spawn(["slurmctld", "-D"])
+        self._wait_for(lambda: self._ask(["scontrol", "ping"]).returncode == 0, "slurmctld does not answer")
+
+    def start_accounting(self) -> None:
+        """Start slurmdbd again."""
+        self._spawn(["slurmdbd", "-D"], env={"MYSQL_UNIX_PORT": str(self.folder / "run/m.sock")})
+        self._wait_for(lambda: _accepts(self._database_port), "slurmdbd did not open its port")
+
+    def start_node(self, node: str) -> None:
+        """Start the slurmd of a node."""
+        self._spawn(["slurmd", "-D", "-N", node], name=node, as_root=self._slurmd_is_root)
+
+    def wait_for_nodes(self) -> None:
+        """Until every node takes jobs."""
+        states, good = ["sinfo", "-h", "-N", "-o", "%T"], {"idle", "mixed", "allocated"}
+        self._wait_for(lambda: set(self._ask(states).stdout.split()) <= good, "the nodes did not come up")
+
+    def wrapper(self, program: str, text: str) -> dict[str, str]:
+        """An environment in which `program` is this shell text; $real is the program itself."""
+        folder = self.make_folder(f"bin-{program}-{secrets.token_hex(4)}")
+        path = folder / program
+        path.write_text(f"#!/bin/bash\nreal=/usr/bin/{program}\n{text}\n")
+        path.chmod(0o755)
+        return {"PATH": f"{folder}:{self.environment['PATH']}"}
 
     def leftovers(self) -> list[int]:
         """Every living process that names the folder in its environment or arguments, or belongs to the made user."""
@@ -227,32 +225,42 @@ class SlurmCluster:
         return found
 
     def _start(self) -> None:
-        self._make_folders()
+        names = ("etc", "run", "state", "log", "db", "home", "tmp", "work")
+        self._make_owned(*names, "spool", *(f"spool/{node}" for node in self.options.node_names))
+        self.folder.chmod(0o755)
         self.python = self._usable_python()
         self.environment["PATH"] = f"{Path(self.python).parent}:{_SYSTEM_PATH}"
-        ports = _free_ports(2 + len(NODES))
+        ports = _free_ports(2 + self.options.nodes)
+        self._database_port = ports[0]
         self._write_configuration(ports)
         self._start_munge()
-        self._start_database()
-        self._spawn(["slurmdbd", "-D"], env={"MYSQL_UNIX_PORT": str(self.folder / "run/m.sock")})
-        self._wait_for(lambda: _accepts(ports[1]), "slurmdbd did not open its port")
-        for words in (["cluster", "asx"], ["account", "lab", "Cluster=asx"], ["user", self.owner.name, "Account=lab"]):
-            self._must(["sacctmgr", "-i", "add", *words])
+        if self.options.accounting:
+            self._start_database()
+            self.start_accounting()
+            self._make_associations()
         self._spawn(["slurmctld", "-D"])
-        for node in NODES:
-            self._spawn(["slurmd", "-D", "-N", node])
-        self._wait_for(
-            lambda: self._ask(["sinfo", "-h", "-t", "idle", "-o", "%D"]).stdout.strip() == str(len(NODES)),
-            "the nodes did not become idle",
-        )
+        for node in self.options.node_names:
+            self.start_node(node)
+        idle, all_nodes = ["sinfo", "-h", "-t", "idle", "-p", "main", "-o", "%D"], str(self.options.nodes)
+        self._wait_for(lambda: self._ask(idle).stdout.strip() == all_nodes, "the nodes did not become idle")
 
-    def _make_folders(self) -> None:
-        for name in ("etc", "run", "state", "log", "db", "home", "tmp", "work", *(f"spool/{node}" for node in NODES)):
-            (self.folder / name).mkdir(parents=True)
-        self.folder.chmod(0o755)
-        if self.owner.uid != os.geteuid():
-            for path in (self.folder, *self.folder.rglob("*")):
-                os.chown(path, self.owner.uid, self.owner.gid)
+    def _make_associations(self) -> None:
+        """The user's account, with the limit of submitted jobs where one is asked for."""
+        user, limit = self.owner.name, f"MaxSubmitJobs={self.options.max_submit_jobs}"
+        self._must(["sacctmgr", "-i", "add", "cluster", "asx"])
+        self._must(["sacctmgr", "-i", "add", "account", "lab", "Cluster=asx"])
+        self._must(["sacctmgr", "-i", "add", "user", user, "Account=lab"])
+        if self.options.max_submit_jobs is None:
+            return
+        if self.options.max_submit_by == "association":
+            self._must(["sacctmgr", "-i", "modify", "user", user, "set", limit])
+        else:
+            self._must(["sacctmgr", "-i", "modify", "qos", "normal", "set", limit.replace("Jobs", "JobsPerUser")])
+
+    def _make_owned(self, *names: str) -> None:
+        for path in (self.folder, *(self.folder / name for name in names)):
+            path.mkdir(exist_ok=True)
+            os.chown(path, self.owner.uid, self.owner.gid)
 
     def _usable_python(self) -> str:
         """An interpreter that the owner can run and that sees the packages of this one."""
@@ -266,22 +274,16 @@ class SlurmCluster:
         return str(home / "bin" / "python")
 
     def _write_configuration(self, ports: Sequence[int]) -> None:
-        host = socket.gethostname().split(".")[0]
-        nodes = "\n".join(
-            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=8000"
-            for node, port in zip(NODES, ports[2:], strict=True)
-        )
-        facts = {
-            "host": host,
-            "user": self.owner.name,
-            "folder": str(self.folder),
-            "controller_port": ports[0],
-            "database_port": ports[1],
-            "max_array_size": MAX_ARRAY_SIZE,
-            "nodes": nodes,
-        }
-        self._write("etc/slurm.conf", _SLURM_CONF.format(**facts).encode(), mode=0o644)
+        host, user = socket.gethostname().split(".")[0], self.owner.name
+        slurmd_user = "root" if self._slurmd_is_root else user
+        text = slurm_conf(self.options, folder=self.folder, host=host, user=user, slurmd_user=slurmd_user, ports=ports)
+        facts = {"host": host, "user": user, "folder": self.folder, "database_port": ports[0]}
+        if self._slurmd_is_root:
+            self._write("etc/cgroup.conf", CGROUP_CONF.encode(), mode=0o644)
+        self._write("etc/slurm.conf", text.encode(), mode=0o644)
         self._write("etc/slurmdbd.conf", _SLURMDBD_CONF.format(**facts).encode(), mode=0o600)
+        if self.options.gpus_per_node:
+            self._write("etc/gres.conf", gres_conf(self.options).encode(), mode=0o644)
         self._write("etc/munge.key", os.urandom(1024), mode=0o600)
 
     def _write(self, name: str, data: bytes, *, mode: int) -> None:
@@ -313,21 +315,25 @@ class SlurmCluster:
         self._wait_for(lambda: self._ask([*client, "select 1"]).returncode == 0, "mariadbd did not answer")
         self._must([*client, _SQL])
 
-    def _spawn(self, command: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
-        """Start a daemon in the foreground; it dies with this process, and its output goes to log/<name>.out."""
+    @property
+    def _slurmd_is_root(self) -> bool:
+        return self.options.limit_memory and self.owner.made and has_memory_groups()
+
+    def _spawn(
+        self, command: Sequence[str], *, name: str = "", env: Mapping[str, str] | None = None, as_root: bool = False
+    ) -> None:
+        """Start a daemon in the foreground; it dies with this process, and its output goes to log/<program>.out."""
         ids = [f"--reuid={self.owner.uid}", f"--regid={self.owner.gid}", "--clear-groups"]
-        own = [] if self.owner.uid == os.geteuid() else ids
+        own = [] if self.owner.uid == os.geteuid() or as_root else ids
         with (self.folder / "log" / f"{command[0]}.out").open("ab") as output:
-            self._daemons.append(
-                subprocess.Popen(
-                    ["setpriv", *own, "--pdeathsig", "KILL", *command],
-                    cwd=self.folder / "run",
-                    env={**self.environment, **(env or {})},
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+            self._daemons[name or command[0]] = subprocess.Popen(
+                ["setpriv", *own, "--pdeathsig", "KILL", *command],
+                cwd=self.folder / "run",
+                env={**self.environment, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     def _ask(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -344,7 +350,7 @@ class SlurmCluster:
     def _wait_for(self, is_ready: Callable[[], bool], problem: str, *, limit_s: float = 120.0) -> None:
         deadline = time.monotonic() + limit_s
         while not is_ready():
-            dead = [daemon for daemon in self._daemons if daemon.poll() is not None]
+            dead = [daemon for daemon in self._daemons.values() if daemon.poll() is not None]
             if dead or time.monotonic() > deadline:
                 raise ClusterError(f"{problem}; ended: {[d.args for d in dead]}; logs say:\n{self._log_tails()}")
             time.sleep(0.05)
@@ -357,29 +363,21 @@ class SlurmCluster:
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Ports below those that the kernel gives to clients, so that none is taken between here and its daemon."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(range(10000, 32000), 22000):
+        with socket.socket() as each, suppress(OSError):
+            each.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise ClusterError(f"{len(found)} free ports between 10000 and 32000, {count} are needed")
 
 
 def _accepts(port: int) -> bool:
     with socket.socket() as client:
         client.settimeout(1)
         return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _end(daemon: subprocess.Popen[bytes]) -> None:
-    daemon.terminate()
-    try:
-        daemon.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        daemon.kill()
-        daemon.wait()
 
 
 def _kill_all(processes: Callable[[], list[int]]) -> None:

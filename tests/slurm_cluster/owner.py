@@ -30,7 +30,7 @@ def choose_owner(folder: Path) -> Owner:
     current = Owner(name=me.pw_name, uid=me.pw_uid, gid=me.pw_gid, made=False, why="the tests run as an ordinary user")
     if me.pw_uid != 0:
         return current
-    name = f"{USER_PREFIX}{os.getpid()}"
+    name = f"{USER_PREFIX}{folder.name[-8:]}"
     made = subprocess.run(
         ["useradd", "--no-create-home", "--home-dir", str(folder / "home"), "--shell", "/bin/bash", name],
         capture_output=True,

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.slurm_cluster.cluster import MAX_ARRAY_SIZE, SlurmCluster, remove_stale
+from tests.slurm_cluster.configuration import ClusterOptions
 from tests.slurm_cluster.owner import REPOSITORY
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -100,9 +102,11 @@ def test_a_driver_killed_after_sbatch_finds_its_arrays_and_submits_only_what_lac
         drive.command("submit", *count), env=drive._env(drive.wrapper("sbatch", text)), timeout_s=60
     )
     assert killed.returncode == -signal.SIGKILL
-    assert drive("find") == {"found": None}
+    found = drive("find")["found"]
+    assert [(array["offset"], array["count"]) for array in found["arrays"]] == [(0, MAX_ARRAY_SIZE)]
     submission = drive("submit", *count)
-    assert drive("find")["found"] == submission
+    assert submission["arrays"][0] == found["arrays"][0]
+    assert len(submission["arrays"]) == 2
     answer = drive("wait", "--limit-s", "120")
     assert {states[-1] for states in answer["seen"].values()} == {"done"}
     assert drive.runs() == submission["units"]
@@ -126,6 +130,27 @@ def test_sbatch_that_fails_after_slurm_took_the_job_does_not_submit_twice(slurm_
     answer = drive("wait", "--limit-s", "60")
     assert {states[-1] for states in answer["seen"].values()} == {"done"}
     assert drive.runs() == submission["units"]
+
+
+def test_a_driver_killed_while_sbatch_works_is_followed_by_one_that_waits_for_it(slurm_cluster: SlurmCluster) -> None:
+    drive = Driver(slurm_cluster, "meanwhile")
+    begun, allowed = drive.folder / "sbatch.begun", drive.folder / "sbatch.allowed"
+    slow = drive.wrapper("sbatch", f'touch "{begun}"; until [ -e "{allowed}" ]; do sleep 0.1; done; exec "$real" "$@"')
+    first = subprocess.Popen(
+        slurm_cluster.user_command(drive.command("submit", "--count", "5")),
+        cwd=slurm_cluster.workdir,
+        env={**slurm_cluster.environment, **slow},
+    )
+    deadline = time.monotonic() + 60
+    while not begun.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    first.kill()
+    first.wait()
+    assert "earlier driver" in drive("find")["text"]
+    allowed.touch()
+    answer = drive("run", "--count", "5", "--limit-s", "90")
+    assert {states[-1] for states in answer["seen"].values()} == {"done"}
+    assert drive.runs() == [f"u{index:03d}" for index in range(5)]
 
 
 def test_a_refused_submission_is_one_line_with_the_reason(slurm_cluster: SlurmCluster) -> None:
@@ -180,11 +205,14 @@ def test_everything_cancelled_comes_to_ended(slurm_cluster: SlurmCluster) -> Non
 @pytest.mark.parametrize("how", _SILENT)
 def test_a_failing_squeue_makes_units_unknown_and_never_ended(slurm_cluster: SlurmCluster, how: str) -> None:
     drive = Driver(slurm_cluster, f"silent-{how}")
-    drive("submit", "--count", "2", "--sleep-s", "60")
+    drive("submit", "--count", "4", "--max-parallel", "1", "--sleep-s", "60")
     answer = drive("wait", "--limit-s", "7", env=drive.wrapper("squeue", _SILENT[how]))
     drive("cancel")
-    assert answer["seen"] == {"u000": ["unknown"], "u001": ["unknown"]}
-    assert answer["notes"]["u000"]
+    # the first one runs and says so itself
+    waiting = ("u001", "u002", "u003")
+    assert [answer["seen"][unit] for unit in waiting] == [["unknown"]] * 3
+    assert "ended" not in answer["seen"]["u000"]
+    assert answer["notes"]["u001"]
 
 
 def test_squeue_and_sacct_are_called_at_most_once_per_poll(slurm_cluster: SlurmCluster) -> None:
@@ -197,6 +225,37 @@ def test_squeue_and_sacct_are_called_at_most_once_per_poll(slurm_cluster: SlurmC
     drive("cancel")
     assert {states[-1] for states in answer["seen"].values()} == {"running"}
     assert 2 <= len(calls.read_text().splitlines()) <= 3
+
+
+@pytest.fixture(scope="module")
+def tight_cluster() -> Iterator[SlurmCluster]:
+    """Ten elements an array, twenty in the queue."""
+    with SlurmCluster(ClusterOptions(max_array_size=10, max_submit_jobs=20)) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_units_beyond_the_limits_of_the_site_pass_in_waves(tight_cluster: SlurmCluster, is_told: bool) -> None:
+    drive = Driver(tight_cluster, f"waves-{is_told}")
+    silent = {} if is_told else drive.wrapper("sacctmgr", "echo 'You are not allowed to ask' >&2; exit 1")
+    submission = drive("submit", "--count", "60", "--max-parallel", "0", "--sleep-s", "0.5", env=silent)
+    answer = drive("wait", "--limit-s", "140", "--max-parallel", "0", env=silent)
+    assert len(submission["arrays"]) > 1
+    assert sum(array["count"] for array in submission["arrays"]) < 60
+    assert max(array["count"] for array in submission["arrays"]) == 10
+    assert {states[-1] for states in answer["seen"].values()} == {"done"}
+    assert drive.runs() == submission["units"]
+
+
+def test_a_job_of_the_user_beside_it_makes_the_queue_smaller_and_nothing_else(tight_cluster: SlurmCluster) -> None:
+    drive = Driver(tight_cluster, "beside")
+    held = ["sbatch", "--hold", "--wrap", "true"]
+    beside = [tight_cluster.run_as_user([*held, *more]).stdout.split()[-1] for more in (["--array=0-9"], [], [])]
+    submission = drive("submit", "--count", "15", "--max-parallel", "0", "--sleep-s", "3")
+    answer = drive("wait", "--limit-s", "100", "--max-parallel", "0")
+    tight_cluster.run_as_user(["scancel", *beside])
+    assert [array["count"] for array in submission["arrays"]] == [8]
+    assert {states[-1] for states in answer["seen"].values()} == {"done"}
 
 
 def test_a_cluster_leaves_no_process_and_no_folder_behind() -> None:

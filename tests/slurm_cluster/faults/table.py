@@ -1,0 +1,105 @@
+"""The fault table: its rows, how one is tried, and how outcomes are kept and printed."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cognition_db.experience.files import write_atomic
+from tests.slurm_cluster.cluster import SlurmCluster
+from tests.slurm_cluster.configuration import ClusterOptions
+from tests.slurm_cluster.faults.bench import Bench, Facts
+
+Check = Callable[[Bench], Facts]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One fault: `check` does it to a fresh cluster, and gives what it measured or raises with what did not hold."""
+
+    name: str
+    fault: str
+    must_hold: str
+    check: Check
+    options: ClusterOptions = ClusterOptions()  # noqa: RUF009 (frozen)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """`detail` is what was measured, or the reason why the row does not hold."""
+
+    row: str
+    holds: bool
+    seconds: float
+    detail: str
+
+    def line(self) -> str:
+        return f"{self.row:<26} {'holds' if self.holds else 'FAILS':<6} {self.seconds:>5.0f} s  {self.detail}"
+
+
+class Kept:
+    """Outcomes by state of the sources, in one file; those of older states are dropped."""
+
+    def __init__(self, path: Path, state: str) -> None:
+        self._path = path
+        self._state = state
+
+    def read(self) -> dict[str, Outcome]:
+        try:
+            data = json.loads(self._path.read_text())
+            return {row: Outcome(**one) for row, one in data[self._state].items()}
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return {}
+
+    def add(self, outcome: Outcome) -> None:
+        rows = {**self.read(), outcome.row: outcome}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._path, json.dumps({self._state: {row: asdict(one) for row, one in rows.items()}}).encode())
+
+
+def measure(row: Row, *, is_short: bool) -> Facts:
+    """Do the fault on a cluster of its own; what was measured, or AssertionError with what did not hold."""
+    with SlurmCluster(row.options) as cluster:
+        return row.check(Bench(cluster=cluster, is_short=is_short, rng=random.Random(row.name)))
+
+
+def try_row(row: Row, *, is_short: bool) -> Outcome:
+    """The same as an outcome, whatever happens; a failure of the row itself is one with its last call."""
+    begun = time.monotonic()
+    try:
+        facts = measure(row, is_short=is_short)
+    except AssertionError as error:
+        holds, detail = False, " ".join(str(error).split())
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        holds, detail = False, f"{type(error).__name__}: {' '.join(str(error).split())} ({last.name}:{last.lineno})"
+    else:
+        holds, detail = True, ", ".join(f"{name} {_text(value)}" for name, value in facts.items())
+    return Outcome(row=row.name, holds=holds, seconds=time.monotonic() - begun, detail=detail)
+
+
+def run_table(rows: Iterable[Row], *, kept: Kept, again: bool, is_short: bool, say: Callable[[str], None]) -> bool:
+    """Try every row, print its line, and say at the end how many hold; rows that held before are not tried again.
+
+    `again`: try them all the same.
+    """
+    wanted = list(rows)
+    held = 0
+    for row in wanted:
+        known = None if again else kept.read().get(row.name)
+        if known is None or not known.holds:
+            known = try_row(row, is_short=is_short)
+            kept.add(known)
+        say(known.line())
+        held += known.holds
+    say(f"faults: {held} of {len(wanted)} hold")
+    return held == len(wanted)
+
+
+def _text(value: int | float | str) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

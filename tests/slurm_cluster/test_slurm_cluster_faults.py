@@ -1,0 +1,96 @@
+"""A selection of the fault table in short forms, and the table itself. `make faults` tries all rows in full."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.slurm_cluster.cluster import missing_programs
+from tests.slurm_cluster.faults.bench import Bench, Facts
+from tests.slurm_cluster.faults.processes import TrainingWatch
+from tests.slurm_cluster.faults.rows import ROWS
+from tests.slurm_cluster.faults.table import Kept, Row, measure, run_table
+
+# about six minutes in all on two cores
+SELECTION = ("kill-tasks", "kill-drivers", "preempt-cancel", "slurmctld-stopped", "sacct-garbage", "small-limits")
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SELECTION)
+def test_a_campaign_survives_the_fault(name: str) -> None:
+    if missing := missing_programs():
+        pytest.skip(f"Slurm is not installed ({', '.join(missing)}): run tests/slurm_cluster/install.sh as root")
+    facts = measure(ROWS[name], is_short=True)
+    assert facts
+
+
+def _row(name: str, tried: list[str], *, holds: bool) -> Row:
+    def check(bench: Bench) -> Facts:
+        tried.append(name)
+        assert holds, "two arrays\nof one name"
+        return {"kills": 3}
+
+    return Row(name=name, fault="a kill", must_hold="no loss", check=check)
+
+
+def test_the_table_counts_what_holds_says_why_another_does_not_and_tries_only_that_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.slurm_cluster.faults.table.SlurmCluster", _NoCluster)
+    tried: list[str] = []
+    rows = [_row("good", tried, holds=True), _row("bad", tried, holds=False)]
+    lines: list[str] = []
+    for _ in range(2):
+        kept = Kept(tmp_path / "outcomes.json", "these sources")
+        assert not run_table(rows, kept=kept, again=False, is_short=True, say=lines.append)
+    assert tried == ["good", "bad", "bad"]
+    assert lines[2] == lines[5] == "faults: 1 of 2 hold"
+    assert "kills 3" in lines[0]
+    assert "two arrays of one name" in lines[1]
+
+
+def test_outcomes_of_other_sources_are_not_taken_for_those_of_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.slurm_cluster.faults.table.SlurmCluster", _NoCluster)
+    tried: list[str] = []
+    for state in ("old sources", "new sources"):
+        kept = Kept(tmp_path / "outcomes.json", state)
+        run_table([_row("good", tried, holds=True)], kept=kept, again=False, is_short=True, say=lambda line: None)
+    assert tried == ["good", "good"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("children, doubled", [(1, set()), (2, {"a-s0"})])
+def test_a_training_with_two_children_is_seen_as_doubled(tmp_path: Path, children: int, doubled: set[str]) -> None:
+    starts = [tmp_path / "a-s0" / f"a1-{number:03d}" for number in range(children)]
+    for start in starts:
+        start.mkdir(parents=True)
+        os.mkfifo(start / "order.json")  # a child waits for its order until somebody writes one
+    command = [sys.executable, "-P", "-m", "arch_search.worker.child"]
+    with TrainingWatch(tmp_path) as watch:
+        started = [subprocess.Popen([*command, str(start)]) for start in starts]
+        time.sleep(7)
+        for child in started:
+            child.kill()
+            child.wait()
+    assert watch.doubled == doubled
+
+
+class _NoCluster:
+    """The table alone is looked at."""
+
+    def __init__(self, options: object) -> None:
+        pass
+
+    def __enter__(self) -> _NoCluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
