@@ -8,10 +8,11 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from arch_search.config import Llm
+from arch_search.commands import doctor_cluster, doctor_offline
+from arch_search.commands.findings import Finding
+from arch_search.config import Config, Llm
 from arch_search.errors import JailError
 from arch_search.jail import rungs
 from arch_search.serving import catalogue, environment, machine
@@ -19,52 +20,62 @@ from arch_search.settings import load_config
 from slurm import site
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at; `good` False means that something named in `text` will not work."""
-
-    topic: str
-    good: bool
-    text: str
-
-
 def run(options: argparse.Namespace) -> int:
-    llm = load_config(options.overrides).llm
+    config = load_config(options.overrides)
     if options.impossible == "vllm":
-        reason = vllm_impossible(llm)
+        reason = vllm_impossible(config.llm)
         print(reason, end="" if not reason else "\n")
         return 0
-    findings = list(examine(llm))
-    for finding in findings:
-        print(f"{'ok ' if finding.good else 'no '} {finding.topic:<10} {finding.text}")
-    return 0 if all(finding.good for finding in findings if finding.topic in NEEDED) else 1
+    findings = []
+    for finding in _all(config, options):
+        print(finding.line(), flush=True)
+        findings.append(finding)
+    return 0 if all(finding.good for finding in findings if finding.needed) else 1
 
 
-NEEDED = ("python", "packages", "jail", "names")
+def _all(config: Config, options: argparse.Namespace) -> Iterator[Finding]:
+    yield from examine(config.llm)
+    yield from doctor_cluster.limits(config)
+    if config.slurm.launcher == "cluster" and site.is_available():
+        refusals = list(doctor_cluster.refusals(config))
+        yield from refusals or [Finding(topic="requests", good=True, text=doctor_cluster.TAKEN)]
+        if options.probe and not refusals:
+            yield from doctor_cluster.nodes(config, wait_s=options.wait_s, say=_say)
+    if options.offline:
+        yield from doctor_offline.prove(config, options.overrides)
 
 
 def examine(llm: Llm) -> Iterator[Finding]:
-    """All findings, cheap ones first; imports no torch and starts nothing."""
-    yield Finding("python", sys.version_info >= (3, 11), f"{sys.version.split()[0]} (3.11 or later is needed)")
+    """Findings about this machine, cheap ones first; imports no torch and starts nothing."""
+    python = f"{sys.version.split()[0]} (3.11 or later is needed)"
+    yield Finding(topic="python", good=sys.version_info >= (3, 11), text=python, needed=True)
     missing = [name for name in ("torch", "h5py", "submitit", "openai") if importlib.util.find_spec(name) is None]
-    yield Finding("packages", not missing, f"missing: {', '.join(missing)}; make install" if missing else "all there")
+    text = f"missing: {', '.join(missing)}; make install" if missing else "all there"
+    yield Finding(topic="packages", good=not missing, text=text, needed=True)
     yield _shadowed()
     cores, memory = os.cpu_count() or 1, machine.available_memory_gb()
-    yield Finding("machine", True, f"{cores} cores, {memory:.0f} GB memory free, {_disk_gb():.0f} GB disk free here")
+    text = f"{cores} cores, {memory:.0f} GB memory free, {_disk_gb():.0f} GB disk free here"
+    yield Finding(topic="machine", good=True, text=text)
     gpu = machine.has_nvidia_gpu()
-    yield Finding("gpu", gpu, "NVIDIA driver found" if gpu else "none: training and the model run on the CPU")
+    text = "NVIDIA driver found" if gpu else "none: training and the model run on the CPU"
+    yield Finding(topic="gpu", good=gpu, text=text)
     yield _jail()
     reason = vllm_impossible(llm)
     ready = environment.is_complete(llm)
-    yield Finding("vllm", not reason, reason or ("installed" if ready else "can be installed: arch-search prefetch"))
-    yield _slurm()
+    text = reason or ("installed" if ready else "can be installed: arch-search prefetch")
+    yield Finding(topic="vllm", good=not reason, text=text)
     for extra, what in (
         ("lm_eval", "benchmarks"),
         ("fla", "flash-linear-attention layers"),
         ("triton", "fast kernels"),
     ):
         there = importlib.util.find_spec(extra) is not None
-        yield Finding(extra, there, "installed" if there else f"not installed: no {what} (an extra)")
+        text = "installed" if there else f"not installed: no {what} (an extra)"
+        yield Finding(topic=extra, good=there, text=text)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def vllm_impossible(llm: Llm) -> str:
@@ -86,27 +97,18 @@ def _shadowed() -> Finding:
         spec = importlib.util.find_spec(name)
         origin = Path(spec.origin).resolve() if spec and spec.origin else None
         if origin is None or origin.parents[1] != root:
-            return Finding("names", False, f"a foreign package {name} ({origin}) hides ours; use an own environment")
-    return Finding("names", True, "no foreign package hides kernels, slurm, cognition_db or hydra_conf")
+            text = f"a foreign package {name} ({origin}) hides ours; use an own environment"
+            return Finding(topic="names", good=False, text=text, needed=True)
+    text = "no foreign package hides kernels, slurm, cognition_db or hydra_conf"
+    return Finding(topic="names", good=True, text=text, needed=True)
 
 
 def _jail() -> Finding:
     try:
-        return Finding("jail", True, f"programs run under {rungs.best_rung('auto')}")
+        text = f"programs run under {rungs.best_rung('auto')}"
+        return Finding(topic="jail", good=True, text=text, needed=True)
     except JailError as error:
-        return Finding("jail", False, str(error))
-
-
-def _slurm() -> Finding:
-    if not site.is_available():
-        return Finding("slurm", False, "no sbatch, squeue or running controller here; slurm=local runs on this machine")
-    limits = site.read_limits()
-    return Finding(
-        "slurm",
-        True,
-        f"version {limits.version}, arrays up to {limits.max_array_size}, "
-        f"accounting {'on' if limits.accounting else 'off'}",
-    )
+        return Finding(topic="jail", good=False, text=str(error), needed=True)
 
 
 def _disk_gb() -> float:
