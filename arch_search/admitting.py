@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -15,7 +14,7 @@ from arch_search.admission.runner import AdmissionOrder, AdmissionReport, admit
 from arch_search.campaign import Campaign
 from arch_search.dispatch import ENDED
 from arch_search.errors import JailError
-from arch_search.launching import worker_environment
+from arch_search.launching import module_command, worker_environment
 from cognition_db.experience.files import read_json, write_atomic
 from cognition_db.records import canonical_json, from_json, sha256_text, to_json
 from slurm.launchers import Launcher
@@ -58,7 +57,12 @@ class Admitter:
         units = [WorkUnit(name=f"a{digest}-{index}", index=index) for index in range(len(orders))]
         submission = self._launcher.submit(
             units,
-            command=lambda index: [sys.executable, "-m", "arch_search.admission", str(folder), str(index)],
+            command=lambda index: module_command(
+                self._campaign.config.slurm,
+                [self._campaign.paths.root],
+                "arch_search.admission",
+                *(str(folder), str(index)),
+            ),
             folder=folder,
             name=f"asx-{self._campaign.config.campaign.name}-admit",
             comment=f"asx-{self._campaign.uuid}-admit-{digest}",

@@ -66,24 +66,52 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     for name, text, example in (
-        ("run", "start a campaign or go on with it", "campaign=demo campaign.seed=7"),
         ("prefetch", "install the model server and fetch its weights: after that no network", "llm=vllm"),
         ("serve", "start the model server and keep it until Ctrl-C", "llm=vllm"),
     ):
         command(name, text, example).add_argument("overrides", nargs="*", metavar="key=value")
-    doctor = command("doctor", "say what this machine and site can and can't do", "llm=vllm")
+    doctor = command("doctor", "say what this machine and site can and can't do", "slurm=cluster slurm.partition=gpu")
     doctor.add_argument("overrides", nargs="*", metavar="key=value")
     doctor.add_argument("--impossible", choices=["vllm"], help="print only why this cannot run here; nothing if it can")
+    doctor.add_argument("--no-probe", dest="probe", action="store_false", help="slurm=cluster: submit no probe jobs")
+    doctor.add_argument("--wait-s", type=float, default=300.0, help="how long probe jobs may take to start (300)")
+    doctor.add_argument("--offline", action="store_true", help="also prove, without a network, that nothing is fetched")
 
-    tick = command("tick", "do once what is due in a campaign, and return", "campaigns/demo-001")
+    plan = command(
+        "plan",
+        "print what would be submitted next, with its batch scripts and its cost; writes and submits nothing",
+        "campaign=laptop slurm=cluster slurm.partition=gpu",
+    )
+    plan.add_argument("what", nargs="*", metavar="DIR | key=value", help="campaign folder, or settings of a new one")
+
+    run = command("run", "start a campaign or go on with it", "campaign=demo campaign.seed=7")
+    run.add_argument("--driver-job", type=int, metavar="NUMBER", help="set in the jobs of `arch-search submit`")
+    submit = command(
+        "submit",
+        "run the driver as a small job (slurm.driver.*), and again as the next job before its time is over",
+        "campaign=laptop slurm=cluster slurm.account=lab slurm.driver.partition=long",
+    )
+    for sub in (run, submit):
+        sub.add_argument("overrides", nargs="*", metavar="key=value", help="or the folder of a campaign, to go on")
+    stop = command(
+        "stop", "end the driver of a campaign, wherever it runs; run or submit goes on", "campaigns/demo-001"
+    )
+    stop.add_argument(
+        "--cancel", action="store_true", help="cancel what trains; without it trainings come to their end"
+    )
+    stop.add_argument("--wait-s", type=float, default=180.0, help="how long to wait for the driver's end (180)")
+    tick = command("tick", "do what is due in a campaign and return, for cron", "campaigns/demo-001")
+    tick.add_argument("--limit-min", type=float, default=30.0, help="return after this, due or not (30)")
+    tick.epilog = f"{tick.epilog}\n\n{CRON}"
     report = command("report", "write report.html of a campaign anew", "campaigns/demo-001")
     fsck = command("fsck", "check every invariant of a campaign", "campaigns/demo-001")
     status = command("status", "where a campaign stands", "campaigns/demo-001 --watch")
     show = command("show", "all about one candidate", "campaigns/demo-001 1f2e3d4c")
-    for sub in (tick, report, fsck, status, show):
+    for sub in (tick, stop, report, fsck, status, show):
         sub.add_argument("dir", help="campaign folder")
     status.add_argument("--json", action="store_true", help="machine-readable")
     status.add_argument("--watch", action="store_true", help="repeat until the campaign is finished")
+    status.add_argument("--now", action="store_true", help="ask Slurm and read every file, however long that takes")
     show.add_argument("id", help="candidate id, its first digits, or its name")
 
     check = command("check", "run every admission check on one program; exit 1 if refused", "my_mixer.py")
@@ -94,6 +122,11 @@ def _parser() -> argparse.ArgumentParser:
     check.epilog = f"{CHECKS}\n\n{check.epilog}"
     return parser
 
+
+CRON = """in crontab, or in scrontab where the site has it:
+  */10 * * * * cd FOLDER && .venv/bin/arch-search tick campaigns/demo-001 > /dev/null
+events are in logs/driver.log of the campaign; only errors go to standard error, which cron mails; a tick that finds a
+driver at work, or the campaign stopped, leaves with 0"""
 
 CHECKS = """refused:  no contract (no class DeltaNet and more than one public module without --class), a future leak
           shown by a witness, mixing of batch rows, non-finite outputs or gradients, parameters or state hidden from the

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from arch_search.agents import analyst, judge
 from arch_search.analysis import lessons as computed
+from arch_search.budget import Expenses
 from arch_search.campaign import Campaign
 from arch_search.errors import ReplyError
 from arch_search.generation import admitted, packs_of, read_record, read_tries, shard_of
@@ -69,9 +70,11 @@ def close_generation(
     model = client() if client and number else None
     drawn = _lessons(campaign, number, contents, model, reference_id) if number else ()
     contents = replace(contents, lessons=(*earlier.lessons, *drawn))
+    campaign.journal.require_writer()
     archive.write_archive(campaign.paths.archive, contents)
     for one in evaluations:
         campaign.journal.append(fsck.ACKNOWLEDGED, fsck.acknowledgement(one, generation=number))
+    Expenses(campaign).settle(number)
     digest = archive_sha256(campaign)
     campaign.journal.append("generation-closed", {"generation": number, "archive_sha256": digest})
     trained = sum(one.ending == "finished" for one in evaluations)
@@ -106,7 +109,7 @@ def _lessons(
     reference_id: str,
 ) -> tuple[Lesson, ...]:
     mine = [candidate for candidate in contents.candidates if candidate.generation == number]
-    with ThreadPoolExecutor(max_workers=campaign.config.llm.parallel_requests) as pool:
+    with ThreadPoolExecutor(max_workers=campaign.config.llm.callers) as pool:
         return tuple(pool.map(lambda one: _lesson(campaign, number, one, contents, client, reference_id), mine))
 
 

@@ -12,6 +12,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Word = Annotated[str, Field(coerce_numbers_to_str=True)]  # a name that may be all digits, as of some accounts
 
 
 @checked(frozen=True, slots=True, kw_only=True, config=_STRICT)
@@ -117,11 +118,11 @@ class Slurm:
     requeue: bool  # Slurm may start an element again after a preemption, a lost node or its time limit
     stage_in: bool  # copy the corpus to the node's own disk first
     partition: str | None  # several, divided by commas: the first that starts it
-    account: str | None
-    qos: str | None
-    constraint: str | None
-    gres: str | None  # as gpu:1 or gpu:a100:1
-    gpus_per_task: str | None  # as 1 or a100:1, where the site wants it instead of gres
+    account: Word | None
+    qos: Word | None
+    constraint: Word | None
+    gres: Word | None  # as gpu:1 or gpu:a100:1
+    gpus_per_task: Word | None  # as 1 or a100:1, where the site wants it instead of gres
     cpus_per_task: PositiveInt
     memory_gb: Positive
     mail_user: str | None
@@ -140,16 +141,17 @@ class LlmJob:
     """What the model server asks for where it is a job (llm=vllm_job, llm=vllm_batch)."""
 
     partition: str | None
-    account: str | None
-    qos: str | None
-    constraint: str | None
-    gres: str | None
-    gpus_per_task: str | None
+    account: Word | None
+    qos: Word | None
+    constraint: Word | None
+    gres: Word | None
+    gpus_per_task: Word | None
     cpus_per_task: PositiveInt
     memory_gb: Positive
     timeout_min: PositiveInt
     replace_before_min: Positive  # so long before its time limit the next server is submitted
     replicas: PositiveInt
+    idle_min: Positive  # a server that nobody has asked for so long is released
     setup: tuple[str, ...]
     extra_sbatch: dict[str, str | int]
 
@@ -172,6 +174,11 @@ class Llm:
     request_limit_s: PositiveInt
     retries: Count
     job: LlmJob
+
+    @property
+    def callers(self) -> int:
+        """How many requests may wait at the same time: a batch gathers all of a generation."""
+        return 256 if self.kind == "vllm_batch" else self.parallel_requests
 
 
 @checked(frozen=True, slots=True, kw_only=True, config=_STRICT)

@@ -7,23 +7,65 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from arch_search import budget
+from arch_search.analysis.costs import Budget
 from arch_search.campaign import Campaign
 from arch_search.errors import CampaignError
-from arch_search.generation import packs_of, rounds_of, shard_of
+from arch_search.generation import packs_of, rounds_of, shards_of
 from arch_search.launching import worker_command, worker_environment
+from arch_search.paths import GenerationPaths, UnitPaths
+from arch_search.sighting import Sighting, array_lines, leave_sighting
+from arch_search.walltime import estimate_min
+from arch_search.worker.ledger import has_progressed
 from arch_search.worker.manifest import Manifest
 from arch_search.worker.manifest import write as write_manifest
+from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json, write_atomic
 from cognition_db.experience.shard import write_shard
 from cognition_db.records import Candidate, Evaluation, Pack, canonical_json, sha256_text
+from slurm.files import arrays_of
 from slurm.launchers import Launcher
-from slurm.units import Evidence, Submission, UnitState, WorkUnit
+from slurm.units import Command, Evidence, Probe, Submission, UnitState, WorkUnit
 
 ENDED = (UnitState.DONE, UnitState.ENDED)
 ROOM_MB = 20  # a unit's checkpoints and shard need less
+_MOST_NAMED = 5
+_DONE, _NOTHING = Evidence(done=True), Evidence(done=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """How a round is handed to the launcher."""
+
+    name: str
+    comment: str
+    folder: Path
+    command: Command
+    environment: dict[str, str]
+
+
+def order_of(campaign: Campaign, number: int, round_number: int) -> Order:
+    """The order of a round; nothing of it needs to exist."""
+    paths = campaign.generation(number)
+    # the commands of a round differ in their last word
+    *words, _ = worker_command(campaign, paths.manifest(round_number), 0)
+    return Order(
+        name=f"asx-{campaign.config.campaign.name}-g{number}",
+        comment=f"asx-{campaign.uuid}-g{number:04d}-r{round_number:03d}",
+        folder=paths.units,
+        command=lambda index: [*words, str(index)],
+        environment=worker_environment(campaign.config.stage.threads),
+    )
+
+
+def wall_time_min(campaign: Campaign, round_number: int) -> int | None:
+    """Minutes to ask for where slurm.estimate_time says so and enough was measured, else None."""
+    return estimate_min(campaign, round_number=round_number) if campaign.config.slurm.estimate_time else None
 
 
 class Dispatcher:
@@ -35,6 +77,10 @@ class Dispatcher:
         self._say = say
         self._states: dict[str, UnitState] = {}
         self._said: set[str] = set()
+        self._units_of: dict[tuple[int, int], tuple[WorkUnit, ...]] = {}
+        self._expenses = budget.Expenses(campaign)
+        self._timeout_min = campaign.config.slurm.timeout_min
+        self.sighting: Sighting | None = None  # what the last `advance` saw of the arrays
 
     @property
     def states(self) -> dict[str, UnitState]:
@@ -60,23 +106,32 @@ class Dispatcher:
             return True
         rounds = rounds_of(paths)
         if not rounds:
+            self._require_budget(missing)
             self._write_round(number, 1, candidates, target_parameters, step_s)
             rounds = (1,)
         current = rounds[-1]
         submission = self._submitted(number, current)
         units = self._units(number, current)
-        self._states = self._launcher.states(submission, units, lambda unit: self._evidence(number, unit))
+        self._states = self._launcher.states(submission, units, probe_of(self._campaign.generation(number)))
         self._say_notes(number, self._launcher.notes(submission))
+        spent = self._expenses.budget()
+        self._leave_sighting(number, current, submission, spent)
+        self._stop_over(spent, submission, paths.submission(current))
         if not all(state in ENDED for state in self._states.values()):
             return False
         missing = self._without_shard(number, candidates, attempt=current)
         if not missing:
             return True
-        if current >= self._campaign.config.campaign.attempts_per_task:
+        # rounds that brought a unit forward are none of its failures; the worker ends a task that gets nowhere
+        units_left = [paths.unit(pack.unit) for pack in missing]
+        fruitless = [one for one in rounds if not any(has_progressed(unit, one) for unit in units_left)]
+        attempts = sum(not _is_cancelled(paths.submission(one)) for one in fruitless)
+        if attempts >= self._campaign.config.campaign.attempts_per_task:
             self._give_up(number, missing)
             return True
         self._require_room()
-        lost = ", ".join(pack.unit for pack in missing)
+        self._require_budget(missing)
+        lost = _some([pack.unit for pack in missing])
         self._say(f"gen {number}: {len(missing)} units ended without a shard ({lost}); running them again")
         self._write_round(number, current + 1, candidates, target_parameters, step_s)
         return False
@@ -90,18 +145,49 @@ class Dispatcher:
                 "make room and run the same command again"
             )
 
+    def _require_budget(self, packs: Sequence[Pack]) -> None:
+        self._expenses.require(units=len(packs), tasks=sum(len(pack.tasks) for pack in packs))
+
+    def _leave_sighting(self, number: int, round_number: int, submission: Submission, spent: Budget) -> None:
+        """What `status` shows; a full disk costs the picture, not the campaign."""
+        seen = Sighting(
+            unix=time.time(),
+            generation=number,
+            round=round_number,
+            lines=array_lines(
+                submission,
+                arrays_of(submission),
+                self._states,
+                self._launcher.notes(submission),
+                timeout_min=self._timeout_min,
+            ),
+            budget=spent,
+        )
+        with suppress(StoreError):
+            self.sighting = leave_sighting(self._campaign.paths.sighting, seen, before=self.sighting)
+
+    def _stop_over(self, spent: Budget, submission: Submission, record: Path) -> None:
+        """campaign.max_gpu_hours is a hard stop: what runs is cancelled, and goes on from its checkpoints some day."""
+        reason = budget.stop_reason(spent)
+        if reason is not None:
+            self._launcher.cancel(submission)
+            write_atomic(record, canonical_json(read_json(record) | {"cancelled": True}).encode())
+            raise CampaignError(f"{reason}; what ran was cancelled and keeps its checkpoints")
+
     def _say_notes(self, number: int, notes: Mapping[str, str]) -> None:
         """Each reason once, however many units it holds."""
-        for note in dict.fromkeys(notes.values()):
+        held: dict[str, list[str]] = {}
+        for unit, note in notes.items():
             if note not in self._said:
-                self._said.add(note)
-                held = [unit for unit, one in notes.items() if one == note]
-                self._say(f"gen {number}: {held[0]}{f' and {len(held) - 1} more' if len(held) > 1 else ''}: {note}")
+                held.setdefault(note, []).append(unit)
+        self._said.update(held)
+        for note, units in held.items():
+            self._say(f"gen {number}: {units[0]}{f' and {len(units) - 1} more' if len(units) > 1 else ''}: {note}")
 
     def _without_shard(self, number: int, candidates: Sequence[Candidate], *, attempt: int) -> list[Pack]:
-        paths = self._campaign.generation(number)
+        shards = shards_of(self._campaign.generation(number))
         packs = packs_of(number, candidates, self._campaign.config, attempt=attempt)
-        return [pack for pack in packs if shard_of(paths, pack.unit) is None]
+        return [pack for pack in packs if pack.unit not in shards]
 
     def _write_round(
         self,
@@ -128,51 +214,50 @@ class Dispatcher:
             packs=tuple(self._without_shard(number, candidates, attempt=round_number)),
             classes={candidate.id: candidate.class_name for candidate in candidates},
             versions=self._campaign.versions,
+            stage_in=config.slurm.stage_in,
+            warn_s=min(config.slurm.warn_s, 30 * config.slurm.timeout_min),
         )
         write_manifest(paths.manifest(round_number), manifest)
 
     def _submitted(self, number: int, round_number: int) -> Submission:
         """The recorded submission of a round; submits it, write-ahead, when there is none."""
-        paths = self._campaign.generation(number)
-        file = paths.submission(round_number)
-        comment = f"asx-{self._campaign.uuid}-g{number:04d}-r{round_number:03d}"
+        file = self._campaign.generation(number).submission(round_number)
+        order = order_of(self._campaign, number, round_number)
         known = read_json(file) if file.exists() else None
         if known and known["state"] == "submitted":
+            self._timeout_min = budget.asked_in(known, self._campaign.config).timeout_min
             return Submission.from_json(known["submission"])
-        found = self._launcher.find(comment, folder=paths.units) if known else None
+        found = self._launcher.find(order.comment, folder=order.folder) if known else None
         if not known:
-            write_atomic(file, canonical_json({"state": "intent", "comment": comment}).encode())
+            write_atomic(file, canonical_json({"state": "intent", "comment": order.comment}).encode())
         units = self._units(number, round_number)
+        timeout_min = wall_time_min(self._campaign, round_number)
+        asked = budget.asked_of(self._campaign.config, timeout_min=timeout_min)
+        self._timeout_min = asked.timeout_min
         submission = found or self._launcher.submit(
             units,
-            command=lambda index: worker_command(paths.manifest(round_number), index),
-            folder=paths.units,
-            name=f"asx-{self._campaign.config.campaign.name}-g{number}",
-            comment=comment,
-            environment=worker_environment(self._campaign.config.stage.threads),
+            command=order.command,
+            folder=order.folder,
+            name=order.name,
+            comment=order.comment,
+            environment=order.environment,
+            timeout_min=timeout_min,
         )
-        record: dict[str, Any] = {"state": "submitted", "comment": comment, "submission": submission.to_json()}
+        record: dict[str, Any] = {"state": "submitted", "comment": order.comment, "submission": submission.to_json()}
+        record["asked"] = budget.asked_json(asked)
         write_atomic(file, canonical_json(record).encode())
         self._campaign.journal.append("submitted", {"generation": number, "round": round_number, "units": len(units)})
         self._say(f"gen {number}: {len(units)} units submitted ({submission.kind})")
         return submission
 
     def _units(self, number: int, round_number: int) -> tuple[WorkUnit, ...]:
-        packs = self._packs_in(number, round_number)
-        return tuple(WorkUnit(name=pack["unit"], index=index) for index, pack in enumerate(packs))
-
-    def _packs_in(self, number: int, round_number: int) -> list[dict[str, Any]]:
-        packs: list[dict[str, Any]] = read_json(self._campaign.generation(number).manifest(round_number))["packs"]
-        return packs
-
-    def _evidence(self, number: int, unit: str) -> Evidence:
-        paths = self._campaign.generation(number)
-        heartbeat = paths.unit(unit).heartbeat
-        return Evidence(
-            done=shard_of(paths, unit) is not None,
-            running=_is_held(paths.unit(unit).lock),
-            heartbeat_unix=heartbeat.stat().st_mtime if heartbeat.exists() else None,
-        )
+        """The units of a round; its manifest never changes, so that it is read once."""
+        known = self._units_of.get((number, round_number))
+        if known is None:
+            packs = read_json(self._campaign.generation(number).manifest(round_number))["packs"]
+            known = tuple(WorkUnit(name=pack["unit"], index=index) for index, pack in enumerate(packs))
+            self._units_of = {(number, round_number): known}
+        return known
 
     def _give_up(self, number: int, packs: Sequence[Pack]) -> None:
         """Every candidate ends in one terminal state: a unit that never answers is recorded as crashed."""
@@ -206,6 +291,37 @@ class Dispatcher:
             config_sha256=self._campaign.config_sha256,
             program_sha256=sha256_text(program_of(task.candidate_id).read_text()),
         )
+
+
+def probe_of(paths: GenerationPaths) -> Probe:
+    """What the files of units say: one listing of each folder, then a look at those that have begun."""
+    shards = shards_of(paths)
+    begun = set(os.listdir(paths.units)) if paths.units.exists() else set()
+
+    def probe(unit: str) -> Evidence:
+        if unit in shards:
+            return _DONE
+        return _evidence(paths.unit(unit)) if unit in begun else _NOTHING
+
+    return probe
+
+
+def _is_cancelled(submission: Path) -> bool:
+    """Whether somebody ended the round on purpose: that is no attempt of its units."""
+    return submission.exists() and bool(read_json(submission).get("cancelled"))
+
+
+def _evidence(paths: UnitPaths) -> Evidence:
+    try:
+        heartbeat_unix = paths.heartbeat.stat().st_mtime
+    except FileNotFoundError:
+        heartbeat_unix = None
+    return Evidence(done=False, running=_is_held(paths.lock), heartbeat_unix=heartbeat_unix)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_MOST_NAMED])
+    return shown if len(names) <= _MOST_NAMED else f"{shown} and {len(names) - _MOST_NAMED} more"
 
 
 def _is_held(lock: Path) -> bool:

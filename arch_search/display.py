@@ -61,13 +61,14 @@ class Display:
 
 
 def panel(progress: Progress) -> Table:
-    """The live panel: generation, tasks by state, model speed, best so far with its interval, time left."""
+    """The live panel: generation, tasks by state, model speed, best so far with its interval, budget, time left."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("now", progress.activity)
     table.add_row("generation", f"{progress.generation} of {progress.generations}")
     table.add_row("trainings", progress.units or "none running")
     table.add_row("model", progress.model)
     table.add_row("best so far", progress.best)
+    table.add_row("budget", progress.budget)
     table.add_row("time", f"{_minutes(progress.elapsed_s)} gone, {progress.left}")
     return table
 

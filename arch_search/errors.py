@@ -15,6 +15,14 @@ class CampaignError(ArchSearchError):
     """The campaign folder is missing, held by another driver, or contradicts itself."""
 
 
+class LeaseHeldError(CampaignError):
+    """Another driver runs the campaign."""
+
+
+class LeaseLostError(CampaignError):
+    """Another driver has taken the campaign over; this one may write and submit nothing more."""
+
+
 class DataError(ArchSearchError):
     """A corpus is missing, unreadable or too small."""
 

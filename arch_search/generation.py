@@ -115,6 +115,16 @@ def rounds_of(paths: GenerationPaths) -> tuple[int, ...]:
     return tuple(sorted(int(file.stem.removeprefix("manifest-")) for file in paths.root.glob("manifest-*.json")))
 
 
+def shards_of(paths: GenerationPaths) -> dict[str, Path]:
+    """The newest shard of every unit that has one, from one listing of the folder."""
+    found: dict[str, tuple[int, Path]] = {}
+    for file in paths.shards.glob("*.h5"):
+        unit, _, attempt = file.stem.rpartition("-a")
+        if attempt.isdigit() and int(attempt) > found.get(unit, (0, file))[0]:
+            found[unit] = (int(attempt), file)
+    return {unit: file for unit, (_, file) in found.items()}
+
+
 def shard_of(paths: GenerationPaths, unit: str) -> Path | None:
     """The newest shard of a unit, or None."""
     found = sorted(paths.shards.glob(f"{unit}-a*.h5"), key=lambda file: int(file.stem.rpartition("-a")[2]))

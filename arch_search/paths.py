@@ -10,18 +10,26 @@ from pathlib import Path
 class CampaignPaths:
     """
     campaign.json            resolved configuration, uuid, versions; written once
-    journal.jsonl            acknowledgements, CRC-framed; written by the driver that holds driver.lock
-    driver.lock              lease of the driver
+    journal.jsonl            acknowledgements, CRC-framed; written by the driver that holds the lease
+    driver/lease-00000003.json  who drives the campaign; the highest number counts
+    driver/stop.json         request to end, until `run` or `submit` goes on
+    driver/chain.json, jobs/ the driver as a job: number of the newest one, and its files
     calls.jsonl              one line per call of the language model; texts by hash in texts/
     texts/ab/<sha256>.txt    prompts and replies
+    servers/r0-0001/         one model server that is a Slurm job: replica 0, its first
+    batches/0001/            one offline batch job of requests to the model
     endpoint.json, key       address and key (mode 600) of the model server this campaign started
     gen-0001/slots/003-0.json   one try at one slot (SlotTry)
     gen-0001/lessons/<id>.json  one Lesson per candidate
     gen-0001/programs/<id>.py   program text as the worker reads it
     gen-0001/manifest-001.json  what the array elements of one submission round run; immutable
-    gen-0001/submission-001.json  intent, then job ids
+    gen-0001/submission-001.json  intent, then job ids and what each element holds
+    gen-0001/spent.json      hours its units used; written when the generation is closed
     gen-0001/units/<unit>/      working files of one unit: lock, progress, checkpoints
     gen-0001/shards/<unit>-a1.h5
+    sighting.json            what the driver last saw of its arrays
+    slurm/                   calls of squeue and sacct and their answers, shared by all programs of the campaign
+    results.json             the ranking in numbers, beside report.html
     archive.h5               all closed generations, rewritten whole at each merge
     report.html
     """
@@ -37,8 +45,9 @@ class CampaignPaths:
         return self.root / "journal.jsonl"
 
     @property
-    def driver_lock(self) -> Path:
-        return self.root / "driver.lock"
+    def driver(self) -> Path:
+        """Folder of the lease, the stop request and the driver's jobs."""
+        return self.root / "driver"
 
     @property
     def calls(self) -> Path:
@@ -53,6 +62,25 @@ class CampaignPaths:
         return self.root / "key"
 
     @property
+    def servers(self) -> Path:
+        return self.root / "servers"
+
+    @property
+    def servers_released(self) -> Path:
+        """Empty; while it is there, no driver submits another server."""
+        return self.servers / "released"
+
+    def server(self, name: str) -> ServerPaths:
+        return ServerPaths(self.servers / name)
+
+    @property
+    def batches(self) -> Path:
+        return self.root / "batches"
+
+    def batch(self, number: int) -> BatchPaths:
+        return BatchPaths(self.batches / f"{number:04d}")
+
+    @property
     def server_log(self) -> Path:
         return self.root / "logs" / "server.log"
 
@@ -63,6 +91,18 @@ class CampaignPaths:
     @property
     def archive(self) -> Path:
         return self.root / "archive.h5"
+
+    @property
+    def sighting(self) -> Path:
+        return self.root / "sighting.json"
+
+    @property
+    def slurm_calls(self) -> Path:
+        return self.root / "slurm"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results.json"
 
     @property
     def report(self) -> Path:
@@ -111,6 +151,10 @@ class GenerationPaths:
         return self.root / f"submission-{round_number:03d}.json"
 
     @property
+    def spent(self) -> Path:
+        return self.root / "spent.json"
+
+    @property
     def units(self) -> Path:
         return self.root / "units"
 
@@ -146,10 +190,95 @@ class UnitPaths:
     def log(self) -> Path:
         return self.root / "log.txt"
 
+    def claim(self, start: str) -> Path:
+        """Empty; made by the supervisor of this start. The newest start of the newest attempt owns the unit."""
+        return self.root / f"start-{start}"
+
     def task(self, key: str) -> Path:
-        """Working folder of one task, the only place its child may write; survives attempts."""
+        """What a task needs until its Evaluation is there: the ledger of its starts and their working folders."""
         return self.root / key
+
+    def ledger(self, key: str, start: str) -> Path:
+        """How far the task came in this start; survives attempts."""
+        return self.task(key) / f"{start}.json"
+
+    def working(self, key: str, start: str) -> Path:
+        """Working folder of one task in one start, the only place its child may write."""
+        return self.task(key) / start
 
     def evaluation(self, key: str) -> Path:
         """Finished Evaluation of one task, waiting for the shard."""
         return self.root / f"{key}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPaths:
+    """One model server in a Slurm job. The driver writes `order` and `over`, the job all the rest."""
+
+    root: Path
+
+    @property
+    def order(self) -> Path:
+        """Settings of the model; written before the job is submitted."""
+        return self.root / "order.json"
+
+    @property
+    def over(self) -> Path:
+        """Why the driver is done with the server; it is never looked at again."""
+        return self.root / "over.json"
+
+    @property
+    def endpoint(self) -> Path:
+        """Address and time of its end; written once a token came back."""
+        return self.root / "endpoint.json"
+
+    @property
+    def key(self) -> Path:
+        return self.root / "key"
+
+    @property
+    def process(self) -> Path:
+        """The process on the node, for the job itself."""
+        return self.root / "process.json"
+
+    @property
+    def ended(self) -> Path:
+        """Why the job ended, in its own words."""
+        return self.root / "ended.json"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "server.log"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPaths:
+    """One batch of requests, answered by a job that serves the model to itself."""
+
+    root: Path
+
+    @property
+    def server(self) -> ServerPaths:
+        return ServerPaths(self.root)
+
+    @property
+    def requests(self) -> Path:
+        """The requests; written before the job is submitted."""
+        return self.root / "requests.json"
+
+    @property
+    def calls(self) -> Path:
+        """Replies as they come, in the form of the campaign's call log."""
+        return self.root / "calls.jsonl"
+
+    @property
+    def refused(self) -> Path:
+        """Requests that the server refuses, with its words."""
+        return self.root / "refused.json"
+
+    def text(self, sha256: str) -> Path:
+        return self.root / "texts" / sha256[:2] / f"{sha256}.txt"
+
+    def attempt(self, number: int) -> Path:
+        """How one job for the batch went, in its own words."""
+        return self.root / f"attempt-{number}.json"

@@ -97,7 +97,7 @@ class Proposer:
     def fill(self, number: int, contents: ArchiveContents, reference: Candidate | None) -> None:
         """Fill every slot of generation `number`; returns when none wants another try."""
         paths = self._campaign.generation(number)
-        with ThreadPoolExecutor(max_workers=self._config.llm.parallel_requests) as pool:
+        with ThreadPoolExecutor(max_workers=self._config.llm.callers) as pool:
             while wanting := open_slots(number, read_tries(paths), self._config):
                 drawn = [
                     draw(number, plan, attempt, config=self._config, contents=contents, reference=reference)
@@ -247,7 +247,9 @@ class Proposer:
     # ---- repair
 
     def _repaired(self, number: int, written: Written, tried: SlotTry, known: Known, target: int | None) -> SlotTry:
-        for round_number in range(1, self._config.campaign.repair_rounds + 1):
+        # in a batch each repair would be a job of its own in the queue
+        rounds = 0 if self._config.llm.kind == "vllm_batch" else self._config.campaign.repair_rounds
+        for round_number in range(1, rounds + 1):
             if written.reply is None or not self._repairable(tried) or not self._repair_pays():
                 return tried
             written = self._mend(number, written, tried, round_number)
@@ -302,6 +304,7 @@ class Proposer:
     def _record(self, number: int, tried: SlotTry) -> None:
         proposal = tried.proposal
         path = self._campaign.generation(number).slot_try(proposal.slot, proposal.attempt)
+        self._campaign.journal.require_writer()
         text = canonical_json(to_json(tried))
         write_atomic(path, text.encode())
         self._campaign.journal.append(

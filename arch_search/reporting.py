@@ -1,23 +1,27 @@
-"""From the files of a campaign to what a person reads: report, status, progress."""
+"""From the files of a campaign to what a person reads: ranking, report, live view."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from arch_search.agents.call_log import CallLog
 from arch_search.analysis.report import write_report
 from arch_search.analysis.statistics import Standing, standings
-from arch_search.analysis.status import best_so_far
+from arch_search.analysis.status import budget_values, standing_values
+from arch_search.analysis.status_lines import budget_words
 from arch_search.analysis.summary import ReportFacts, RoleCalls
+from arch_search.budget import spent
 from arch_search.campaign import Campaign
-from arch_search.generation import REFERENCE_NAME, admitted, packs_of, read_record, read_tries, slot_plans
+from arch_search.generation import REFERENCE_NAME, admitted, packs_of, read_record, read_tries
+from arch_search.progress import acknowledged, best_in_words, read_results, seconds_left, trainings_done
 from arch_search.settings import config_to_json
 from cognition_db.experience.archive import ArchiveContents
-from cognition_db.records import Evaluation
+from cognition_db.experience.files import write_atomic
+from cognition_db.records import Evaluation, canonical_json
 
 if TYPE_CHECKING:
     from arch_search.driver import Driver
@@ -28,7 +32,7 @@ _TOKENS_TO_RANK_BY_LOSS = 400_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """One look at a running campaign, in words."""
+    """One look at a running campaign, in words; the best program is that of the generations closed so far."""
 
     activity: str
     generation: int
@@ -36,6 +40,7 @@ class Progress:
     units: str
     model: str
     best: str
+    budget: str
     elapsed_s: float
     left: str
 
@@ -59,9 +64,24 @@ def everything_so_far(campaign: Campaign) -> ArchiveContents:
 
 
 def write_campaign_report(campaign: Campaign, calls: CallLog) -> None:
-    """Write report.html from what there is; works on an unfinished campaign."""
+    """Write report.html, and its numbers for `status`, from what there is; works on an unfinished campaign."""
     contents = everything_so_far(campaign)
     write_report(contents, facts=report_facts(campaign, contents, calls), out=campaign.paths.report)
+    write_atomic(campaign.paths.results, canonical_json(results_now(campaign, contents, role_calls(calls))).encode())
+
+
+def results_now(campaign: Campaign, contents: ArchiveContents, calls: Sequence[RoleCalls]) -> dict[str, Any]:
+    """Ranking, failures and cost of the model, as JSON values."""
+    return {
+        **standing_values(ranking(campaign, contents), calls),
+        "trainings_failed": sum(one.ending != "finished" for one in contents.evaluations),
+    }
+
+
+def current_results(campaign: Campaign) -> dict[str, Any]:
+    """The same, from all files as they are now."""
+    calls = role_calls(CallLog(campaign.paths.calls, campaign.paths.text))
+    return results_now(campaign, everything_so_far(campaign), calls)
 
 
 def report_facts(campaign: Campaign, contents: ArchiveContents, calls: CallLog) -> ReportFacts:
@@ -80,6 +100,7 @@ def report_facts(campaign: Campaign, contents: ArchiveContents, calls: CallLog) 
         loss_ranks=loss_ranks(campaign),
         model=config.llm.model,
         calls=role_calls(calls),
+        budget=spent(campaign),
         versions=campaign.versions,
         started_unix=campaign.started_unix,
         finished_unix=_last_write(campaign) if campaign.is_finished() else None,
@@ -124,16 +145,18 @@ def ranking(campaign: Campaign, contents: ArchiveContents) -> tuple[Standing, ..
 
 def progress_of(campaign: Campaign, driver: Driver) -> Progress:
     number = campaign.generations_closed()
+    seen = driver.dispatcher.sighting
     states = Counter(state.name.lower() for state in driver.dispatcher.states.values())
-    contents = campaign.contents()
-    left = seconds_left(campaign)
+    results = read_results(campaign)
+    left = seconds_left(campaign, trainings_done(campaign, acknowledged(campaign)))
     return Progress(
         activity=driver.activity,
         generation=min(number, campaign.config.campaign.generations),
         generations=campaign.config.campaign.generations,
         units=", ".join(f"{count} {state}" for state, count in sorted(states.items())),
         model=model_speed(driver.call_log),
-        best=best_in_words(best_so_far(ranking(campaign, contents)), campaign.config.selection.metric),
+        best=best_in_words(results["best"] if results else None, campaign.config.selection.metric),
+        budget=budget_words(budget_values(seen.budget)) if seen else "nothing used yet",
         elapsed_s=time.time() - campaign.started_unix,
         left="time left not known yet" if left is None else f"about {left / 60:.0f} min left",
     )
@@ -146,41 +169,6 @@ def model_speed(calls: CallLog) -> str:
     if not seconds:
         return "not asked yet"
     return f"{sum(one.count for one in totals)} replies, {tokens} tokens, {tokens / seconds:.1f} tokens/s in a request"
-
-
-def best_in_words(best: dict[str, Any] | None, metric: str) -> str:
-    """The best program of the search and the interval of its improvement over the reference."""
-    if best is None:
-        return "nothing measured yet"
-    if best["low"] is None:
-        return f"{best['name']}: {best['improvement']:+.3f} {metric}, noise not known yet"
-    return (
-        f"{best['name']}: {metric}, improvement over the reference {best['improvement']:+.3f} "
-        f"[{best['low']:+.3f}, {best['high']:+.3f}]: {best['verdict'].replace('_', ' ')}"
-    )
-
-
-def seconds_left(campaign: Campaign) -> float | None:
-    """Estimate from the share of trainings done; None while there is nothing to estimate from."""
-    done = tasks_done(campaign)
-    elapsed_s = time.time() - campaign.started_unix
-    return elapsed_s * max(0, tasks_planned(campaign) - done) / done if done and not campaign.is_finished() else None
-
-
-def tasks_planned(campaign: Campaign) -> int:
-    """Trainings the whole campaign will run if every slot is filled."""
-    config = campaign.config.campaign
-    per_generation = len(slot_plans(campaign.config)) * config.seeds_per_candidate
-    return config.reference_seeds + len(config.baselines) + config.generations * per_generation
-
-
-def tasks_done(campaign: Campaign) -> int:
-    """Trainings with a result on disk."""
-    done = 0
-    for number in range(campaign.config.campaign.generations + 1):
-        paths = campaign.generation(number)
-        done += sum(1 for _ in paths.units.glob("*/*-s*.json")) if paths.units.exists() else 0
-    return done
 
 
 def _open_evaluations(campaign: Campaign, number: int) -> Iterator[Evaluation]:

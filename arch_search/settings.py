@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ from cognition_db.records import canonical_json, sha256_text
 # Where a campaign runs may change between two starts of it; what it measures may not.
 MACHINE_GROUPS = ("slurm", "llm", "jail")
 MACHINE_KEYS = ("campaign.dir", "campaign.max_gpu_hours")
+# two ways to say one thing: at most one of each pair
+_EITHER = (
+    ("slurm.gres", "slurm.gpus_per_task"),
+    ("llm.job.gres", "llm.job.gpus_per_task"),
+    ("slurm.venv", "slurm.container"),
+)
 _ADAPTER = TypeAdapter(Config)
 
 
@@ -100,6 +107,16 @@ def _consistent(config: Config) -> Config:
     ):
         if chosen and not value:
             raise ConfigError(f"{key} is not set; give it on the command line: {key}=...")
+    for one, other in _EITHER:
+        values = [reduce(getattr, key.split("."), config) for key in (one, other)]
+        if all(values):
+            raise ConfigError(f"{one}={values[0]} and {other}={values[1]} are both set; set one of them to null")
+    job = config.llm.job
+    if config.llm.kind == "vllm_job" and 2 * job.replace_before_min > job.timeout_min:
+        raise ConfigError(
+            f"llm.job.replace_before_min={job.replace_before_min:g} is more than half of "
+            f"llm.job.timeout_min={job.timeout_min}: servers would follow one another without end"
+        )
     if campaign.reference_seeds < campaign.seeds_per_candidate:
         raise ConfigError(
             f"campaign.reference_seeds={campaign.reference_seeds} is less than "
@@ -137,8 +154,11 @@ def _check_form(override: str, groups: dict[str, list[str]]) -> None:
 
 
 def _open_ended(override: str) -> str:
-    """slurm.extra_sbatch takes any option of sbatch; Hydra wants a new key to be marked."""
-    return f"++{override}" if override.startswith("slurm.extra_sbatch.") else override
+    """As Hydra wants it: a new key is marked, as extra_sbatch takes any option, and a text with commas is quoted."""
+    key, _, value = override.partition("=")
+    if "," in value and value[0] not in "[{'\"":
+        override = f"{key}='{value}'"
+    return f"++{override}" if key.startswith(("slurm.extra_sbatch.", "llm.job.extra_sbatch.")) else override
 
 
 def _check_keys(config: DictConfig, overrides: Sequence[str], groups: dict[str, list[str]]) -> None:

@@ -1,41 +1,22 @@
-"""The state of a campaign as plain JSON values, for `arch-search status --json`."""
+"""Parts of the state of a campaign as plain JSON values, for `arch-search status --json`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from arch_search.analysis.statistics import Standing
-from arch_search.analysis.summary import RoleCalls
+if TYPE_CHECKING:
+    from arch_search.analysis.costs import Budget
+    from arch_search.analysis.statistics import Standing
+    from arch_search.analysis.summary import RoleCalls
 
 
-def status_values(
-    *,
-    campaign: str,
-    uuid: str,
-    generation: int,
-    generations_total: int,
-    finished: bool,
-    tasks_by_state: Mapping[str, int],
-    standings: Sequence[Standing],
-    calls: Sequence[RoleCalls],
-    metric: str,
-    confidence: float,
-    seconds_left: float | None,
-) -> dict[str, Any]:
-    """One dictionary without NaN: what is unknown is null. `seconds_left` is an estimate, null where there is none."""
+def standing_values(standings: Sequence[Standing], calls: Sequence[RoleCalls]) -> dict[str, Any]:
+    """The ranking and the cost of the language model, without NaN: what is unknown is null."""
     reply_tokens = sum(call.reply_tokens for call in calls)
     waited_s = math.fsum(call.seconds for call in calls)
     return {
-        "campaign": campaign,
-        "uuid": uuid,
-        "generation": generation,
-        "generations_total": generations_total,
-        "finished": finished,
-        "tasks": dict(sorted(tasks_by_state.items())),
-        "metric": metric,
-        "confidence": confidence,
         "best": best_so_far(standings),
         "verdicts": {
             verdict: sum(row.verdict == verdict for row in standings if row.arm not in ("baseline", "placebo"))
@@ -47,7 +28,19 @@ def status_values(
             "calls": sum(call.calls for call in calls),
             "reply_per_s": round(reply_tokens / waited_s, 2) if waited_s > 0 else None,
         },
-        "seconds_left": _or_none(seconds_left),
+    }
+
+
+def budget_values(budget: Budget) -> dict[str, Any]:
+    """Hours to four digits behind the point."""
+    return {
+        "unit": budget.unit,
+        "used": round(budget.used, 4),
+        "limit": budget.limit,
+        "left": None if budget.left is None else round(budget.left, 4),
+        "gpu_hours": round(budget.gpu_hours, 4),
+        "core_hours": round(budget.core_hours, 4),
+        "by_outcome": {outcome: round(hours, 4) for outcome, hours in budget.by_outcome.items()},
     }
 
 

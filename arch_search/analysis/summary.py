@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from arch_search.analysis.costs import Budget
 from arch_search.analysis.statistics import Noise, Standing
 from arch_search.analysis.text import count, interval, number, one_line, percent, short, signed
 from cognition_db.experience.archive import ArchiveContents
@@ -41,6 +42,7 @@ class ReportFacts:
     loss_ranks: bool  # false where the stage is too short for its held-out loss to rank programs
     model: str
     calls: tuple[RoleCalls, ...] = ()
+    budget: Budget | None = None
     versions: dict[str, str] = field(default_factory=dict)
     started_unix: float
     finished_unix: float | None = None

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
@@ -9,8 +8,6 @@ from arch_search.analysis import text
 from arch_search.analysis.lessons import computed_lesson, numbers_for_analyst
 from arch_search.analysis.show import find_candidate, show_text
 from arch_search.analysis.statistics import standings
-from arch_search.analysis.status import status_values
-from arch_search.analysis.summary import RoleCalls
 from arch_search.analysis.svg import Scale
 from arch_search.errors import CampaignError
 from cognition_db.experience.archive import ArchiveContents
@@ -73,27 +70,6 @@ def test_the_computed_lesson_has_the_verdict_of_the_statistics_and_no_words(inve
     best = next(row for row in rows if row.verdict == "better" and row.arm == "evolve")
     lesson = computed_lesson(contents, contents.candidate(best.candidate_id), reference_id=reference.id, **HOW)
     assert (lesson.outcome, lesson.difference, lesson.text) == ("better", best.improvement, "")
-
-
-def status_of(contents, calls=()):
-    rows = standings(contents, reference_id=contents.candidates[0].id, **HOW) if contents.candidates else ()
-    return status_values(
-        campaign="invented", uuid="u", generation=1, generations_total=2, finished=False,
-        tasks_by_state={"running": 2, "ended": 5}, standings=rows, calls=calls, seconds_left=math.nan, **HOW,
-    )  # fmt: skip
-
-
-def test_status_is_plain_json_without_nan(invent):
-    calls = [RoleCalls(role="researcher", calls=3, prompt_tokens=900, reply_tokens=300, seconds=20.0)]
-    values = status_of(invent(), calls)
-    assert json.loads(json.dumps(values, allow_nan=False)) == values
-    assert values["tokens"]["reply_per_s"] == 15.0
-    assert values["best"]["verdict"] in ("better", "within_noise")
-    assert values["seconds_left"] is None
-
-
-def test_status_before_the_first_result_has_no_best():
-    assert status_of(ArchiveContents())["best"] is None
 
 
 def test_show_tells_lineage_checks_runs_and_program(invent):

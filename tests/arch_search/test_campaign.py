@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
 
-from arch_search.campaign import Campaign, driver_lease, open_campaign, start_or_continue
+from arch_search.campaign import Campaign, open_campaign, start_or_continue
 from arch_search.config import Config
 from arch_search.errors import CampaignError, ConfigError
 from arch_search.settings import load_config
@@ -60,25 +59,3 @@ def test_a_damaged_campaign_file_is_one_line(tmp_path: Path) -> None:
     campaign.paths.campaign_json.write_text("{")
     with pytest.raises(StoreError, match=r"campaign\.json"):
         open_campaign(campaign.paths.root)
-
-
-def _hold(root: Path, held: multiprocessing.synchronize.Event, done: multiprocessing.synchronize.Event) -> None:
-    with driver_lease(open_campaign(root).paths):
-        held.set()
-        done.wait(30)
-
-
-def test_a_second_driver_is_refused_while_the_first_lives_and_admitted_after_its_kill(tmp_path: Path) -> None:
-    campaign = _start(tmp_path)
-    campaign.journal.close()
-    context = multiprocessing.get_context("spawn")
-    held, done = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(campaign.paths.root, held, done))
-    other.start()
-    assert held.wait(30)
-    with pytest.raises(CampaignError, match="another driver"), driver_lease(campaign.paths):
-        pass
-    other.kill()
-    other.join()
-    with driver_lease(campaign.paths):
-        pass

@@ -5,7 +5,8 @@ import io
 from rich.console import Console
 
 from arch_search.display import panel
-from arch_search.reporting import Progress, best_in_words
+from arch_search.progress import best_in_words
+from arch_search.reporting import Progress
 
 
 def test_the_panel_names_generation_trainings_model_best_and_time() -> None:
@@ -16,6 +17,7 @@ def test_the_panel_names_generation_trainings_model_best_and_time() -> None:
         units="3 done, 2 running",
         model="25 replies, 1895 tokens, 12.0 tokens/s in a request",
         best="g1.0-edit: recall_accuracy, improvement over the reference +0.020 [-0.010, +0.050]: within noise",
+        budget="0.5 GPU-hours used, of 20, 19.5 left",
         elapsed_s=125,
         left="about 7 min left",
     )
@@ -25,6 +27,7 @@ def test_the_panel_names_generation_trainings_model_best_and_time() -> None:
         "1 of 2",
         "3 done, 2 running",
         "12.0 tokens/s",
+        "19.5 left",
         "[-0.010, +0.050]",
         "2 min 5 s gone, about 7 min left",
     ):
