@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from arch_search.walltime import estimate_min
 from arch_search.worker.ledger import has_progressed
 from arch_search.worker.manifest import Manifest
 from arch_search.worker.manifest import write as write_manifest
-from cognition_db.experience.errors import StoreError
+from cognition_db.experience.errors import NoSpaceError, StoreError
 from cognition_db.experience.files import read_json, write_atomic
 from cognition_db.experience.shard import write_shard
 from cognition_db.records import Candidate, Evaluation, Pack, canonical_json, sha256_text
@@ -140,7 +140,7 @@ class Dispatcher:
         """A full disk is no failure of a candidate: stop before attempts are used up on it."""
         free_mb = shutil.disk_usage(self._campaign.paths.root).free / 1e6
         if free_mb < ROOM_MB:
-            raise CampaignError(
+            raise NoSpaceError(
                 f"{self._campaign.paths.root}: {free_mb:.0f} MB free on its disk, at least {ROOM_MB} are needed; "
                 "make room and run the same command again"
             )
@@ -294,16 +294,26 @@ class Dispatcher:
 
 
 def probe_of(paths: GenerationPaths) -> Probe:
-    """What the files of units say: one listing of each folder, then a look at those that have begun."""
-    shards = shards_of(paths)
-    begun = set(os.listdir(paths.units)) if paths.units.exists() else set()
+    """What the files of units say: one listing of each folder, and a new one when a unit is asked for again."""
+    asked: set[str] = set()
+    shards, begun = _listing(paths)
 
     def probe(unit: str) -> Evidence:
+        nonlocal shards, begun
+        if unit in asked:
+            asked.clear()
+            shards, begun = _listing(paths)
+        asked.add(unit)
         if unit in shards:
             return _DONE
         return _evidence(paths.unit(unit)) if unit in begun else _NOTHING
 
     return probe
+
+
+def _listing(paths: GenerationPaths) -> tuple[Collection[str], set[str]]:
+    """Units with a shard, and units that have begun."""
+    return shards_of(paths), set(os.listdir(paths.units)) if paths.units.exists() else set()
 
 
 def _is_cancelled(submission: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
@@ -49,9 +50,11 @@ class Display:
     def say(self, event: str) -> None:
         line = f"{time.strftime('%H:%M:%S')} {event}"
         self._console.print(line)
-        self._campaign.paths.driver_log.parent.mkdir(parents=True, exist_ok=True)
-        with self._campaign.paths.driver_log.open("a") as log:
-            log.write(line + "\n")
+        # the screen has the line; a disk that takes no more must not end the driver over its log
+        with suppress(OSError):
+            self._campaign.paths.driver_log.parent.mkdir(parents=True, exist_ok=True)
+            with self._campaign.paths.driver_log.open("a") as log:
+                log.write(line + "\n")
 
     def _redraw(self) -> None:
         if self._live is None or self._driver is None or time.monotonic() - self._drawn_at < _REFRESH_S:

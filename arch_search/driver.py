@@ -20,8 +20,10 @@ from arch_search.proposing import Proposer, require_baselines
 from arch_search.reporting import write_campaign_report
 from arch_search.stopping import DriverStopped, StopWatch
 from arch_search.training import data
+from cognition_db.experience.errors import StoreError
+from cognition_db.experience.files import unwritable_reason
 from cognition_db.records import Candidate
-from slurm.errors import UnavailableError
+from slurm.errors import SlurmError, UnavailableError
 from slurm.launchers import Launcher
 from slurm.units import Command, Probe, Submission, UnitState, WorkUnit
 
@@ -49,6 +51,7 @@ class Driver:
         self.dispatcher = Dispatcher(campaign, self._launcher, say)
         self.call_log = CallLog(campaign.paths.calls, campaign.paths.text)
         self.activity = "starting"
+        self._waits_for_disk = False
         self.on_change: Callable[[], None] = lambda: None
         self.model = ModelAccess(campaign, self.call_log, say=say, pump=self._pump, require=lease.require)
         require_baselines(campaign.config)
@@ -61,7 +64,7 @@ class Driver:
     def run(self) -> None:
         """Tick until the campaign is finished; leaves no model server behind when it returns or raises."""
         try:
-            while not (tick := self.tick()).finished:
+            while not (tick := self._tick_or_wait()).finished:
                 if tick.waiting:
                     self._pause(tick.waiting)
         except DriverStopped:
@@ -70,6 +73,21 @@ class Driver:
             self._stop_model()
             raise
         self._stop_model()
+
+    def _tick_or_wait(self) -> Tick:
+        """A tick; on a cluster, where nobody looks on, a full or read-only disk is waited for."""
+        try:
+            tick = self.tick()
+        except (StoreError, SlurmError, OSError) as error:
+            reason = unwritable_reason(error)
+            if reason is None or self.campaign.config.slurm.launcher != "cluster":
+                raise
+            if not self._waits_for_disk:
+                self._say(f"paused: {reason}; it goes on by itself once the campaign folder can be written")
+            self._waits_for_disk = True
+            return Tick(finished=False, waiting="waiting for room on the disk")
+        self._waits_for_disk = False
+        return tick
 
     def _stop_model(self) -> None:
         if self._lease.is_held():  # whoever has taken over has taken the server as well

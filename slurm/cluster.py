@@ -141,14 +141,10 @@ class ClusterLauncher:
         return self._watcher.states(submission, waves, evidence, seen, reason=reason)
 
     def look(self, submission: Submission, units: Sequence[WorkUnit], probe: Probe) -> dict[str, UnitState]:
-        """How each unit stands, asked of Slurm in this moment; unlike `states` it submits and cancels nothing.
-
-        Raises:
-            UnavailableError: no whole answer.
-        """
+        """How each unit stands by an answer at most `poll_s` old; unlike `states` it submits and cancels nothing."""
         waves = self._open(Desk(Path(submission.folder), submission.comment), submission)
         evidence = {unit.name: probe(unit.name) for unit in units}
-        return self._watcher.states(submission, waves, evidence, snapshot(self._client.queue_now()), reason="")
+        return self._watcher.states(submission, waves, evidence, self._look(), reason="")
 
     def notes(self, submission: Submission) -> dict[str, str]:
         """One line for each unit of the last `states` that has something to tell: why it waits, is held or ended."""

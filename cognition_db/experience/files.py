@@ -108,6 +108,20 @@ def failed_write(path: Path, error: OSError, *, size: int) -> StoreError:
     return StoreError(f"{path}: can't be written: {error.strerror}")
 
 
+def unwritable_reason(error: BaseException | None) -> str | None:
+    """Why nothing can be written for now, where a full or read-only file system is behind the error; else None.
+
+    Such a failure says nothing of what was to be written: it passes when somebody makes room.
+    """
+    while error is not None:
+        if isinstance(error, NoSpaceError):
+            return str(error)
+        if isinstance(error, OSError) and error.errno in (*_FULL, errno.EROFS):
+            return _FULL.get(error.errno, "the file system is read-only")
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _write_synced(path: Path, data: bytes, mode: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:

@@ -143,7 +143,7 @@ def test_a_campaign_of_one_generation_runs_with_its_server_as_a_job(
     run = [
         slurm_cluster.python, "-m", "arch_search.cli", "run", *settings, "slurm=cluster", "slurm.poll_s=1",
         "slurm.max_parallel=2", "slurm.timeout_min=5", "slurm.memory_gb=1", "campaign.generations=1",
-        "llm.context_tokens=2048",
+        "llm.context_tokens=2048", "llm.request_limit_s=600",
     ]  # fmt: skip
     done = slurm_cluster.run_as_user(run, cwd=cwd, timeout_s=1500, env=POLITE)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
