@@ -14,13 +14,15 @@ from arch_search.analysis import lessons as computed
 from arch_search.budget import Expenses
 from arch_search.campaign import Campaign
 from arch_search.errors import ReplyError
-from arch_search.generation import admitted, packs_of, read_record, read_tries, shard_of
+from arch_search.generation import admitted, packs_of, read_record, read_tries, rounds_of, shards_of
 from arch_search.protocols import ModelClient
 from cognition_db.experience import archive, fsck
 from cognition_db.experience.archive import ArchiveContents
-from cognition_db.experience.files import write_atomic
+from cognition_db.experience.files import read_json, write_atomic
 from cognition_db.experience.merge import MergeReport, merge
 from cognition_db.records import Candidate, Evaluation, Lesson, Task, canonical_json, to_json
+from slurm.files import tidy
+from slurm.units import Submission
 
 
 def merge_generation(campaign: Campaign, number: int, say: Callable[[str], None]) -> MergeReport:
@@ -39,8 +41,9 @@ def merge_plan(campaign: Campaign, number: int) -> tuple[list[Path], list[Task]]
     paths = campaign.generation(number)
     shards: list[Path] = []
     expected: list[Task] = []
+    newest = shards_of(paths)
     for pack in packs_of(number, admitted(read_tries(paths)), campaign.config, attempt=1):
-        shard = shard_of(paths, pack.unit)
+        shard = newest.get(pack.unit)
         if shard is not None:
             shards.append(shard)
             attempt = int(shard.stem.rpartition("-a")[2])
@@ -77,9 +80,20 @@ def close_generation(
     Expenses(campaign).settle(number)
     digest = archive_sha256(campaign)
     campaign.journal.append("generation-closed", {"generation": number, "archive_sha256": digest})
+    _tidy(campaign, number)
     trained = sum(one.ending == "finished" for one in evaluations)
     say(f"gen {number}: closed: {len(admitted(tries))} candidates, {trained} of {len(evaluations)} trainings finished")
     return contents
+
+
+def _tidy(campaign: Campaign, number: int) -> None:
+    """Remove the batch scripts, command lists and locks of the generation's submissions: network disks count files."""
+    paths = campaign.generation(number)
+    for round_number in rounds_of(paths):
+        file = paths.submission(round_number)
+        record = read_json(file) if file.exists() else {"state": "none"}
+        if record["state"] == "submitted":
+            tidy(Submission.from_json(record["submission"]))
 
 
 def archive_sha256(campaign: Campaign) -> str:

@@ -34,6 +34,12 @@ def test_a_campaign_of_two_generations_runs_through_arrays_of_twenty_elements(sl
         submission = json.loads((folder / f"gen-{number:04d}" / "submission-001.json").read_text())["submission"]
         assert submission["kind"] == "cluster"
         assert sum(array["count"] for array in submission["arrays"]) >= 5 * SEEDS
+        left = [
+            file.name
+            for file in (folder / f"gen-{number:04d}/units").glob("*/*")
+            if file.suffix in (".sh", ".commands")
+        ]
+        assert left == [], "scripts of closed generations are removed"
     jobs = {one.fencing_token.split("/")[3] for one in contents.evaluations}
     assert len(jobs) == len(contents.evaluations), "every training names the array element that ran it"
     checked = slurm_cluster.run_as_user(
