@@ -91,8 +91,8 @@ def _tidy(campaign: Campaign, number: int) -> None:
     paths = campaign.generation(number)
     for round_number in rounds_of(paths):
         file = paths.submission(round_number)
-        record = read_json(file) if file.exists() else {"state": "none"}
-        if record["state"] == "submitted":
+        record = read_json(file) if file.exists() else None
+        if record and record["state"] == "submitted":
             tidy(Submission.from_json(record["submission"]))
 
 
