@@ -19,11 +19,17 @@ from cognition_db.experience.files import read_json, write_atomic
 from cognition_db.records import from_json, to_json
 
 STARTS_WITHOUT_PROGRESS = 3
+# kills in the first seconds say nothing of a task, but one that gets itself killed must come to an end as well
+KILLS_WITHOUT_PROGRESS = 12
+FAIR_START_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """One start of a child. Steps are of its checkpoints, counted over both phases; `ended` is empty while unknown."""
+    """One start of a child. Steps are of its checkpoints, counted over both phases; `ended` is empty while unknown.
+
+    `tells`: that it made no progress says something of the task: it was not ended from outside within FAIR_START_S.
+    """
 
     unix: float
     job: str  # job id / restart count of Slurm, or the process id of the supervisor
@@ -31,6 +37,7 @@ class Launch:
     began_step: int
     reached_step: int
     ended: str = ""
+    tells: bool = True
 
 
 class Ledger:
@@ -49,7 +56,9 @@ class Ledger:
         """A child is about to start; durable before it does, so that no death is forgotten."""
         known = self.launches
         step = known[-1].reached_step if known else 0
-        launch = Launch(unix=time.time(), job=job_name(), host=platform.node(), began_step=step, reached_step=step)
+        launch = Launch(
+            unix=time.time(), job=job_name(), host=platform.node(), began_step=step, reached_step=step, tells=False
+        )
         self._own.append(launch)
         self._write()
 
@@ -59,8 +68,15 @@ class Ledger:
             self._own[-1] = replace(self._own[-1], reached_step=step)
             self._write()
 
-    def end(self, how: str) -> None:
-        self._own[-1] = replace(self._own[-1], ended=how)
+    def live(self) -> None:
+        """The start has had its FAIR_START_S."""
+        if not self._own[-1].tells:
+            self._own[-1] = replace(self._own[-1], tells=True)
+            self._write()
+
+    def end(self, how: str, *, from_outside: bool) -> None:
+        last = self._own[-1]
+        self._own[-1] = replace(last, ended=how, tells=last.tells or not from_outside)
         self._write()
 
     def discount(self) -> None:
@@ -74,12 +90,16 @@ class Ledger:
 
 def stuck_cause(launches: Sequence[Launch]) -> str | None:
     """Why a task is not to be started again: its last starts saved no step beyond what was saved before them."""
-    last = launches[-STARTS_WITHOUT_PROGRESS:]
-    before = max((launch.reached_step for launch in launches[:-STARTS_WITHOUT_PROGRESS]), default=0)
-    if len(last) < STARTS_WITHOUT_PROGRESS or any(launch.reached_step > before for launch in last):
+    best, fruitless = 0, list[Launch]()
+    for launch in launches:
+        if launch.reached_step > best:
+            best, fruitless = launch.reached_step, []
+        else:
+            fruitless.append(launch)
+    if sum(launch.tells for launch in fruitless) < STARTS_WITHOUT_PROGRESS and len(fruitless) < KILLS_WITHOUT_PROGRESS:
         return None
-    endings = "; ".join(dict.fromkeys(launch.ended or "killed together with its supervisor" for launch in last))
-    return f"{STARTS_WITHOUT_PROGRESS} starts without progress: no checkpoint beyond step {before} ({endings})"
+    endings = "; ".join(dict.fromkeys(launch.ended or "killed together with its supervisor" for launch in fruitless))
+    return f"{len(fruitless)} starts without progress: no checkpoint beyond step {best} ({endings})"
 
 
 def has_progressed(paths: UnitPaths, attempt: int) -> bool:

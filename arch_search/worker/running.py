@@ -32,7 +32,7 @@ from arch_search.worker.folder import (
 )
 from arch_search.worker.handover import take_over
 from arch_search.worker.heartbeat import Heartbeat, read_heartbeat, write_heartbeat
-from arch_search.worker.ledger import Ledger, stuck_cause
+from arch_search.worker.ledger import FAIR_START_S, Ledger, stuck_cause
 from arch_search.worker.manifest import Manifest
 from arch_search.worker.scoring import Questions, Scored, read_result, score
 from arch_search.worker.stop import StopRequest
@@ -85,6 +85,8 @@ class _Watcher:
             if is_superseded(self.unit.paths, self.unit.start):
                 return "a newer start of this unit took over"
             self._beat(progress, now)
+            if now - self.begun >= FAIR_START_S:
+                self.ledger.live()
         if self.unit.stop():
             return self._ask_to_stop(now)
         self.early = None if progress is None else judge(progress, self.verge)
@@ -184,7 +186,9 @@ def _launched(unit: Unit, task: Task, limit_s: float, watcher: _Watcher) -> Jail
             watcher.ledger.discount()
         raise
     watcher.keep_progress()
-    watcher.ledger.end(jailed.reason or f"exit code {jailed.exit_code}")
+    asked_to_stop = unit.stop() and jailed.reason != IGNORED_STOP
+    outside = jailed.is_killed_from_outside or asked_to_stop
+    watcher.ledger.end(jailed.reason or f"exit code {jailed.exit_code}", from_outside=outside)
     return jailed
 
 

@@ -76,7 +76,9 @@ def test_a_training_with_two_children_is_seen_as_doubled(tmp_path: Path, childre
     command = [sys.executable, "-P", "-m", "arch_search.worker.child"]
     with TrainingWatch(tmp_path) as watch:
         started = [subprocess.Popen([*command, str(start)]) for start in starts]
-        time.sleep(7)
+        until = time.monotonic() + (60 if doubled else 7)
+        while time.monotonic() < until and not watch.doubled:
+            time.sleep(0.2)
         for child in started:
             child.kill()
             child.wait()

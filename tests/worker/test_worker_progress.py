@@ -48,6 +48,27 @@ def test_three_starts_that_saved_nothing_new_are_the_last(steps: tuple[int, ...]
     assert f"beyond step {max(steps)}" in cause
 
 
+def test_kills_in_the_first_seconds_count_only_when_they_never_end() -> None:
+    killed = replace(launch(0, "was ended by SIGKILL"), tells=False)
+    assert stuck_cause([killed] * 11) is None
+    assert stuck_cause([killed] * 11 + [launch(0)] * 2) is not None
+    assert stuck_cause([killed, launch(0), killed, launch(0)]) is None
+    assert stuck_cause([killed, launch(0), killed, launch(0), launch(0)]) is not None
+    assert stuck_cause([killed] * 11 + [launch(1)] + [killed] * 11) is None
+
+
+def test_a_start_tells_once_it_ended_by_itself_or_had_its_time(tmp_path: Path) -> None:
+    ledger = Ledger(UnitPaths(tmp_path), "k", Start(attempt=1, number=1))
+    ledger.begin()
+    ledger.end("was ended by SIGKILL", from_outside=True)
+    ledger.begin()
+    ledger.end("exit code 1", from_outside=False)
+    ledger.begin()
+    ledger.live()
+    ledger.end("was ended by SIGKILL", from_outside=True)
+    assert [one.tells for one in ledger.launches] == [False, True, True]
+
+
 def test_the_cause_says_how_the_starts_ended_each_reason_once() -> None:
     cause = stuck_cause([launch(0, "did not stop when asked"), launch(0, "did not stop when asked"), launch(0)])
     assert cause is not None

@@ -7,7 +7,6 @@ nothing of other lengths, so it is issued for several and named by them.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,7 +48,6 @@ class Trace:
     unknown: dict[str, str] = field(default_factory=dict)
     mixed_at: str = ""
     assumed: tuple[str, ...] = ()
-    seconds: float = 0.0
 
     @property
     def is_proof(self) -> bool:
@@ -76,7 +74,6 @@ def check_certificate(subject: Subject, lengths: Sequence[int], tolerance: float
     where = f"T = {', '.join(map(str, lengths))}; train and eval"
     evidence: dict[str, Any] = {
         "lengths": list(lengths),
-        "seconds": round(sum(one.seconds for one in traces), 3),
         "assumed": sorted({assumption for one in traces for assumption in one.assumed}),
     }
     lacking = [one for one in traces if not one.is_proof]
@@ -104,7 +101,6 @@ def trace(subject: Subject, T: int, variant: Variant) -> Trace:
     source = getattr(sys.modules.get(subject.mixer.__module__), "__file__", None) or ""
     tracker = Tracker(source, T - 1)
     tracker.shadow.mark_parameters(module)
-    began = time.process_time()
     flagged: set[tuple[int, int]] = set()
     rows_mixed = of_earlier_call = False
     for number in range(2):
@@ -132,7 +128,6 @@ def trace(subject: Subject, T: int, variant: Variant) -> Trace:
         unknown=tracker.unknown,
         mixed_at=tracker.mixed_at,
         assumed=tuple(tracker.context.assumed),
-        seconds=time.process_time() - began,
     )
 
 
