@@ -9,7 +9,7 @@ TORCH_INDEX := $(if $(ARCH_SEARCH_TORCH_INDEX),--extra-index-url "$(ARCH_SEARCH_
 PIP := "$(BIN)/python" -m pip install --quiet --disable-pip-version-check
 SOURCES := arch_search kernels slurm cognition_db hydra_conf
 
-.PHONY: install install-dev run check test faults bench clean
+.PHONY: install install-dev run check test test-long faults bench clean
 
 install: $(VENV)/.installed
 
@@ -41,6 +41,11 @@ check: install-dev
 # Everything: real Slurm, real vLLM. Names what it had to skip.
 test: install-dev
 	@tests/run_all.sh
+
+# What takes several minutes each: servers that are killed, hang and reach their time limit on a real Slurm.
+test-long: install-dev
+	@bash tests/slurm_cluster/install.sh
+	@OMP_NUM_THREADS=1 PATH="$$PATH:/usr/sbin:/sbin" "$(BIN)/python" -m pytest -q -m long
 
 # The fault table on a real Slurm, under 90 minutes; rows that held on the same sources are not tried again.
 # One row: make faults ROW=kill-tasks

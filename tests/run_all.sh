@@ -42,12 +42,12 @@ tier() {
 
 without() { command -v "$1" >/dev/null 2>&1 || echo "no $1"; }
 
-tier unit "" -n 2 -m "not vllm and not slurm and not gpu"
+tier unit "" -n 2 -m "not vllm and not slurm and not gpu and not long"
 small=llm.model=smollm2-135m-instruct
 no_vllm=$("$bin/arch-search" doctor --impossible vllm "$small")
 [ -n "$no_vllm" ] || "$bin/arch-search" prefetch "$small"
-tier vllm "$no_vllm" -m "vllm and not slurm"
-tier slurm "$(without slurmctld)" -m slurm
+tier vllm "$no_vllm" -m "vllm and not slurm and not long"
+tier slurm "$(without slurmctld)" -m "slurm and not long"
 tier gpu "$([ -e /dev/nvidia0 ] || echo "no GPU")" -m gpu
 
 # The README's lint and types are part of what must hold.

@@ -85,6 +85,7 @@ def wait_until(is_true: Callable[[], bool]) -> bool:
     return is_true()
 
 
+@pytest.mark.long
 def test_servers_that_are_killed_hang_or_near_their_limit_are_replaced_while_requests_go_on(
     slurm_cluster: SlurmCluster, settings: list[str]
 ) -> None:
