@@ -111,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("dir", help="campaign folder")
     status.add_argument("--json", action="store_true", help="machine-readable")
     status.add_argument("--watch", action="store_true", help="repeat until the campaign is finished")
-    status.add_argument("--now", action="store_true", help="ask Slurm and read every file, however long that takes")
+    status.add_argument(
+        "--now", action="store_true", help="ask Slurm, at most once per slurm.poll_s, and read every file"
+    )
     show.add_argument("id", help="candidate id, its first digits, or its name")
 
     check = command("check", "run every admission check on one program; exit 1 if refused", "my_mixer.py")

@@ -89,7 +89,7 @@ def test_what_slurm_would_take_is_not_refused_and_nothing_is_submitted_by_asking
 
 
 def test_a_campaign_that_slurm_would_refuse_ends_before_a_program_is_written(site: SlurmCluster) -> None:
-    cwd = site.make_folder("refused")
+    cwd = site.make_folder("refused-campaign")
     run = [
         *(site.python, "-m", "arch_search.cli", "run", "campaign=smoke", "slurm=cluster", "slurm.partition=nope"),
         *("llm=recorded", f"llm.recording={RECORDING}"),

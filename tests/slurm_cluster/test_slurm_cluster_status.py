@@ -37,8 +37,9 @@ def test_held_elements_are_shown_with_advice_as_the_driver_saw_them_and_as_slurm
 
         held = slurm_cluster.run_as_user(["scontrol", "hold", f"{array['job_id']}_2"])
         assert held.returncode == 0, held.stderr
-        now = status(slurm_cluster, cwd, "--now")["arrays"][0]
-        assert now["states"].get("held") == 1, now
+        wait_for(
+            lambda: status(slurm_cluster, cwd, "--now"), lambda facts: facts["arrays"][0]["states"].get("held") == 1
+        )
         later = wait_for(
             lambda: status(slurm_cluster, cwd), lambda facts: facts["arrays"][0]["states"].get("held") == 1
         )
