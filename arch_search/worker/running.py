@@ -34,6 +34,7 @@ from arch_search.worker.handover import take_over
 from arch_search.worker.heartbeat import Heartbeat, read_heartbeat, write_heartbeat
 from arch_search.worker.ledger import FAIR_START_S, Ledger, stuck_cause
 from arch_search.worker.manifest import Manifest
+from arch_search.worker.memory_kills import memory_kills
 from arch_search.worker.scoring import Questions, Scored, read_result, score
 from arch_search.worker.stop import StopRequest
 from arch_search.worker.watch import Early, Verge, judge
@@ -45,6 +46,7 @@ HEARTBEAT_EVERY_S = 1.0
 # threads that libraries start beside the ones that compute
 SPARE_PROCESSES = 64
 MAX_CAUSE_CHARS = 300
+JOB_MEMORY = "the kernel killed it at the memory limit of the job; raise slurm.memory_gb or lower stage.memory_gb"
 MAX_LOG_CHARS = 4000
 IGNORED_STOP = "did not stop when asked"
 
@@ -149,7 +151,11 @@ def run_task(unit: Unit, task: Task, *, tasks_done: int) -> Evaluation | None:
         watcher = _Watcher(
             unit=unit, folder=folder, ledger=ledger, start=beat, verge=_verge(unit), begun=time.monotonic()
         )
+        killed_before = memory_kills()
         jailed = _launched(unit, task, limit_s, watcher)
+        if jailed.is_killed_from_outside and memory_kills() > killed_before:
+            jailed = replace(jailed, ended="out_of_memory", reason=JOB_MEMORY)
+            break
         if _is_to_be_continued(unit, jailed, watcher):
             return None
         if not jailed.is_killed_from_outside:
