@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import time
@@ -28,7 +27,7 @@ from cognition_db.experience.errors import NoSpaceError, StoreError
 from cognition_db.experience.files import read_json, write_atomic
 from cognition_db.experience.shard import write_shard
 from cognition_db.records import Candidate, Evaluation, Pack, canonical_json, sha256_text
-from slurm.files import arrays_of
+from slurm.files import arrays_of, is_held
 from slurm.launchers import Launcher
 from slurm.units import Command, Evidence, Probe, Submission, UnitState, WorkUnit
 
@@ -326,25 +325,9 @@ def _evidence(paths: UnitPaths) -> Evidence:
         heartbeat_unix = paths.heartbeat.stat().st_mtime
     except FileNotFoundError:
         heartbeat_unix = None
-    return Evidence(done=False, running=_is_held(paths.lock), heartbeat_unix=heartbeat_unix)
+    return Evidence(done=False, running=is_held(paths.lock), heartbeat_unix=heartbeat_unix)
 
 
 def _some(names: Sequence[str]) -> str:
     shown = ", ".join(names[:_MOST_NAMED])
     return shown if len(names) <= _MOST_NAMED else f"{shown} and {len(names) - _MOST_NAMED} more"
-
-
-def _is_held(lock: Path) -> bool:
-    """Whether a living supervisor on this host holds the unit; other hosts are seen by their heartbeat."""
-    try:
-        handle = os.open(lock, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(handle)

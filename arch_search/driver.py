@@ -12,7 +12,7 @@ from arch_search.campaign import Campaign
 from arch_search.closing import close_generation, merge_generation
 from arch_search.dispatch import Dispatcher
 from arch_search.errors import CampaignError
-from arch_search.generation import admitted, open_slots, read_tries
+from arch_search.generation import OpenSlots, admitted, open_slots, read_tries
 from arch_search.launching import make_launcher, preflight
 from arch_search.lease import Lease
 from arch_search.model_access import ModelAccess
@@ -119,11 +119,11 @@ class Driver:
             return Tick(finished=True)
         if number == 0:
             self.model.begin()  # it loads while the baselines are checked and trained
-        if self._open(number):
-            return self._propose(number)
+        if slots := self._open_slots(number):
+            return self._propose(number, slots)
         if not self._advance(number):
-            if number == 0 and self._open(1):
-                return self._propose(1)  # its parents are the reference: nothing of generation 0 is waited for
+            if number == 0 and (slots := self._open_slots(1)):
+                return self._propose(1, slots)  # its parents are the reference: nothing of generation 0 is waited for
             self.model.tend()
             return Tick(finished=False, waiting=f"generation {number} trains")
         waiting = self.model.waiting() if number and self.model.is_asked else ""
@@ -133,10 +133,9 @@ class Driver:
 
     # ---- the steps
 
-    def _propose(self, number: int) -> Tick:
+    def _propose(self, number: int, slots: OpenSlots) -> Tick:
         """Fill the open slots; where their model server is still in the queue, say so and come back."""
-        tries = read_tries(self.campaign.generation(number))
-        asks = any(plan.arm == "evolve" for plan, _ in open_slots(number, tries, self.campaign.config))
+        asks = any(plan.arm == "evolve" for plan, _ in slots)
         waiting = self.model.waiting() if asks else ""
         if waiting:
             return Tick(finished=False, waiting=waiting)
@@ -181,7 +180,7 @@ class Driver:
         """Keep trainings going while the driver waits for the model or for checks."""
         self.require_going()
         number = self.campaign.generations_closed()
-        if not self._open(number):
+        if not self._open_slots(number):
             self._advance(number)
         self.on_change()
 
@@ -193,8 +192,8 @@ class Driver:
         self.activity = activity
         self.on_change()
 
-    def _open(self, number: int) -> bool:
-        return bool(open_slots(number, read_tries(self.campaign.generation(number)), self.campaign.config))
+    def _open_slots(self, number: int) -> OpenSlots:
+        return open_slots(number, read_tries(self.campaign.generation(number)), self.campaign.config)
 
     # ---- the reference
 

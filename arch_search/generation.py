@@ -71,7 +71,10 @@ def read_record(kind: type[Record], file: Path) -> Record:
         raise StoreError(f"{file}: no {kind.__name__} ({where}: {first['msg']}); restore it from a copy") from None
 
 
-def open_slots(number: int, tries: Sequence[SlotTry], config: Config) -> tuple[tuple[SlotPlan, int], ...]:
+OpenSlots = tuple[tuple[SlotPlan, int], ...]
+
+
+def open_slots(number: int, tries: Sequence[SlotTry], config: Config) -> OpenSlots:
     """Slots that still want a try, each with the number of its next attempt."""
     limit = config.campaign.tries_per_slot if number else 1
     wanting = []
@@ -123,9 +126,3 @@ def shards_of(paths: GenerationPaths) -> dict[str, Path]:
         if attempt.isdigit() and int(attempt) > found.get(unit, (0, file))[0]:
             found[unit] = (int(attempt), file)
     return {unit: file for unit, (_, file) in found.items()}
-
-
-def shard_of(paths: GenerationPaths, unit: str) -> Path | None:
-    """The newest shard of a unit, or None."""
-    found = sorted(paths.shards.glob(f"{unit}-a*.h5"), key=lambda file: int(file.stem.rpartition("-a")[2]))
-    return found[-1] if found else None

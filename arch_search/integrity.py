@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from arch_search.campaign import Campaign
 from arch_search.closing import archive_sha256, merge_plan
-from arch_search.generation import admitted, open_slots, packs_of, read_tries, rounds_of, shard_of
+from arch_search.generation import admitted, open_slots, packs_of, read_tries, rounds_of, shards_of
 from arch_search.paths import GenerationPaths
 from cognition_db.experience import archive, fsck
 from cognition_db.experience.errors import StoreError
@@ -82,7 +82,6 @@ def _open_generation(campaign: Campaign, paths: GenerationPaths) -> Iterator[Pro
         unit = shard.stem.rpartition("-a")[0]
         if unit not in known:
             yield Problem(where=str(shard), what="belongs to no work unit of this generation")
-    for unit in sorted(known):
-        shard_file = shard_of(paths, unit)
-        if shard_file is not None and not shard_file.stat().st_size:
+    for unit, shard_file in sorted(shards_of(paths).items()):
+        if unit in known and not shard_file.stat().st_size:
             yield Problem(where=str(shard_file), what="is empty")

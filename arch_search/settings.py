@@ -63,7 +63,10 @@ def config_of_older(data: Any) -> Config:
     Raises:
         ConfigError: a setting that can change a measurement is missing or unknown.
     """
-    here = config_to_json(load_config([]))
+    try:
+        return config_from_json(data)
+    except ConfigError:
+        here = config_to_json(load_config([]))
     for key, value in _leaves(here):
         group, _, rest = key.partition(".")
         if group in MACHINE_GROUPS or key in MACHINE_KEYS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -182,6 +183,22 @@ def tidy(submission: Submission) -> Tidied:
             path.unlink(missing_ok=True)
             removed[is_submitit] += 1
     return Tidied(ours=removed[False], submitit=removed[True])
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a living process of this host holds the lock; a missing file is held by nobody."""
+    try:
+        descriptor = os.open(lock, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from slurm.errors import SlurmError, SubmitError
-from slurm.files import Desk, Plan, write_atomic
+from slurm.files import Desk, Plan, is_held, write_atomic
 from slurm.units import Command, Evidence, Probe, Submission, UnitState, WorkUnit
 
 _CANCEL_LIMIT_S = 5.0
@@ -156,7 +156,7 @@ class LocalLauncher:
     def _state(self, desk: Desk, unit: str, evidence: Evidence) -> UnitState:
         if evidence.done:
             return UnitState.DONE
-        if evidence.running or _is_held(desk.lock(unit)):
+        if evidence.running or is_held(desk.lock(unit)):
             return UnitState.RUNNING
         if desk.started(unit).exists() or desk.cancelled.exists():
             return UnitState.ENDED
@@ -174,7 +174,7 @@ class LocalLauncher:
     def _running(self) -> int:
         """Processes of every submission this launcher has seen."""
         desks = [(Path(root), plan) for root, plan in self._plans.items()]
-        return sum(_is_held(root / f"{unit}.lock") for root, plan in desks for unit in plan.units)
+        return sum(is_held(root / f"{unit}.lock") for root, plan in desks for unit in plan.units)
 
     def _open(self, submission: Submission) -> tuple[Desk, Plan]:
         desk = Desk(Path(submission.folder), submission.comment)
@@ -274,15 +274,6 @@ def _take(path: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
-
-
-def _is_held(path: Path) -> bool:
-    if not path.exists():
-        return False
-    descriptor = _take(path)
-    if descriptor is not None:
-        os.close(descriptor)
-    return descriptor is None
 
 
 def _groups_holding(locks: Sequence[Path]) -> set[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from arch_search.dispatch import probe_of
-from arch_search.generation import shard_of, shards_of
+from arch_search.generation import shards_of
 from arch_search.paths import GenerationPaths
 from slurm import ClusterLauncher, Evidence, Resources, Submission, SubmitError, UnitState
 from slurm.client import client_environment, run_client
@@ -224,4 +224,3 @@ def test_of_two_attempts_the_newer_shard_counts_in_whatever_order_they_land(
         write_atomic(paths.shard("u00", attempt), b"")
         assert probe_of(paths)("u00").done
     assert shards_of(paths)["u00"] == paths.shard("u00", 2)
-    assert shard_of(paths, "u00") == paths.shard("u00", 2)

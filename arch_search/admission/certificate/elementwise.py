@@ -60,16 +60,12 @@ def vanishing(context: Context, func: Any, given: Arguments) -> list[Mark]:
     """exp and sigmoid of a large negative number are zero."""
     tensor = given["self"]
     masked = context.shadow.masked(tensor)
-    if bool(masked.any()):
-        gone = masked & (func(tensor.detach()) == 0) if func._schema.name[-1] != "_" else _no(masked)
-        if bool((gone & ~context.shadow.is_constant(tensor)).any()):
-            context.assumed.add("a score with a large negative number added underflows")
-        return [Mark(context.shadow.read(tensor).masked_fill(gone, CONSTANT))]
-    return [Mark(context.shadow.read(tensor))]
-
-
-def _no(mask: Tensor) -> Tensor:
-    return torch.zeros_like(mask)
+    if func._schema.is_mutable or not bool(masked.any()):
+        return [Mark(context.shadow.read(tensor))]
+    gone = masked & (func(tensor.detach()) == 0)
+    if bool((gone & ~context.shadow.is_constant(tensor)).any()):
+        context.assumed.add("a score with a large negative number added underflows")
+    return [Mark(context.shadow.read(tensor).masked_fill(gone, CONSTANT))]
 
 
 def finite_test(context: Context, func: Any, given: Arguments) -> list[Mark]:

@@ -43,10 +43,7 @@ Rule = Callable[[Context, Any, Arguments], Sequence[Mark]]
 
 def everything(context: Context, operands: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Mark]:
     """All that was read may be anywhere."""
-    worst = torch.full((2,), FREE, dtype=torch.int16)
-    for tensor in operands:
-        if tensor.numel():
-            worst = torch.maximum(worst, context.shadow.read(tensor).reshape(2, -1).amax(dim=1))
+    worst = context.shadow.latest(operands).clamp(min=FREE)
     return [Mark(_spread(worst, out.shape)) for out in outputs]
 
 

@@ -8,6 +8,7 @@ and offset, so that views, slices and aliasing need no rules.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,14 @@ class Shadow:
         """Codes int16 [2, *tensor.shape]."""
         cell = self._cell(tensor)
         return torch.stack([self._through(plane, tensor).amax(dim=-1) for plane in cell.codes])
+
+    def latest(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The latest code in any of the tensors: int16 [2], CONSTANT for none."""
+        found = torch.full((2,), CONSTANT, dtype=torch.int16)
+        for tensor in tensors:
+            if tensor.numel():
+                found = torch.maximum(found, self.read(tensor).reshape(2, -1).amax(dim=1))
+        return found
 
     def masked(self, tensor: Tensor) -> Tensor:
         """Where the value is so large and negative that a softmax gives it nothing: bool of the tensor's shape."""

@@ -146,10 +146,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return [Mark(image.movedim(-1, dim % out.dim() + 1).clamp(min=FREE))]
 
     def _read(self, tensors: list[Tensor], how: str) -> None:
-        found = torch.zeros(2, dtype=torch.int16)
-        for tensor in tensors:
-            if tensor.numel():
-                found = torch.maximum(found, self.shadow.read(tensor).reshape(2, -1).amax(dim=1))
+        found = self.shadow.latest(tensors)
         if bool((found >= FIRST_TIME).any()):
             self.reads.append(f"{how} at {self._line()}")
             self.read_codes = torch.maximum(self.read_codes, found)
