@@ -43,7 +43,7 @@ def proposed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("proposed") / "c"
     campaign = _create(folder)
     with driver_lease(campaign.paths, lease_s=60) as lease, StopWatch(campaign.paths) as watch:
-        Driver(campaign, lambda event: None, lease=lease, watch=watch)._propose(0)
+        Driver(campaign, lambda event: None, lease=lease, watch=watch).tick()
     campaign.journal.close()
     return folder
 

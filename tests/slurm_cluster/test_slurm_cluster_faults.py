@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from arch_search.worker.folder import TaskFolder
 from tests.slurm_cluster.cluster import missing_programs
 from tests.slurm_cluster.faults.bench import Bench, Facts
 from tests.slurm_cluster.faults.processes import TrainingWatch
@@ -72,7 +73,7 @@ def test_a_training_with_two_children_is_seen_as_doubled(tmp_path: Path, childre
     starts = [tmp_path / "a-s0" / f"a1-{number:03d}" for number in range(children)]
     for start in starts:
         start.mkdir(parents=True)
-        os.mkfifo(start / "order.json")  # a child waits for its order until somebody writes one
+        os.mkfifo(TaskFolder(start).order)  # a child waits for its order until somebody writes one
     command = [sys.executable, "-P", "-m", "arch_search.worker.child"]
     with TrainingWatch(tmp_path) as watch:
         started = [subprocess.Popen([*command, str(start)]) for start in starts]
