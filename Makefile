@@ -51,6 +51,7 @@ test-long: install-dev
 # One row: make faults ROW=kill-tasks
 faults: install-dev
 	@bash tests/slurm_cluster/install.sh
+	-@"$(BIN)/arch-search" prefetch llm.model=smollm2-135m-instruct
 	@OMP_NUM_THREADS=1 PATH="$$PATH:/usr/sbin:/sbin" "$(BIN)/python" -m tests.slurm_cluster.faults $(ROW)
 
 bench: install-dev

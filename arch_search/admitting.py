@@ -18,7 +18,7 @@ from arch_search.launching import module_command, worker_environment
 from cognition_db.experience.files import read_json, write_atomic
 from cognition_db.records import canonical_json, from_json, sha256_text, to_json
 from slurm.launchers import Launcher
-from slurm.units import Evidence, WorkUnit
+from slurm.units import Evidence, Order, WorkUnit
 
 _AT_ONCE = 2
 
@@ -54,19 +54,21 @@ class Admitter:
         for index, order in enumerate(orders):
             if not order_file(folder, index).exists():
                 write_atomic(order_file(folder, index), json.dumps(to_json(order)).encode())
-        units = [WorkUnit(name=f"a{digest}-{index}", index=index) for index in range(len(orders))]
+        units = tuple(WorkUnit(name=f"a{digest}-{index}", index=index) for index in range(len(orders)))
         submission = self._launcher.submit(
-            units,
-            command=lambda index: module_command(
-                self._campaign.config.slurm,
-                [self._campaign.paths.root],
-                "arch_search.admission",
-                *(str(folder), str(index)),
-            ),
-            folder=folder,
-            name=f"asx-{self._campaign.config.campaign.name}-admit",
-            comment=f"asx-{self._campaign.uuid}-admit-{digest}",
-            environment=worker_environment(1),
+            Order(
+                units=units,
+                command=lambda index: module_command(
+                    self._campaign.config.slurm,
+                    [self._campaign.paths.root],
+                    "arch_search.admission",
+                    *(str(folder), str(index)),
+                ),
+                folder=folder,
+                name=f"asx-{self._campaign.config.campaign.name}-admit",
+                comment=f"asx-{self._campaign.uuid}-admit-{digest}",
+                environment=worker_environment(1),
+            )
         )
 
         def probe(unit: str) -> Evidence:

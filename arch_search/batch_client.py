@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 from arch_search.agents.call_log import CallLog
 from arch_search.campaign import Campaign
-from arch_search.errors import ModelServerError, ReplyError
+from arch_search.errors import ModelServerError, ReplyError, ReplyPendingError
 from arch_search.launching import queue_poll_s
-from arch_search.model_job import submit_job
+from arch_search.model_job import find_job, submit_job
 from arch_search.paths import BatchPaths
 from arch_search.protocols import ModelReply, ModelRequest
 from arch_search.serving import batch, environment, order, weights
@@ -29,6 +29,7 @@ class BatchClient:
     """A ModelClient for use from many threads; each waits until the job that holds its request is over.
 
     Args:
+        comes_back: do not wait for a job; its replies are there for the same requests of a later process.
         quiet_s: a batch is closed when so long no further request came.
         clock: seconds since 1970.
     """
@@ -39,6 +40,7 @@ class BatchClient:
         log: CallLog,
         *,
         say: Callable[[str], None],
+        comes_back: bool = False,
         quiet_s: float = 3.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -46,6 +48,7 @@ class BatchClient:
         self._llm = campaign.config.llm
         self._log = log
         self._say = say
+        self._comes_back = comes_back
         self._quiet_s = quiet_s
         self._clock = clock
         self._launcher = ServiceLauncher(
@@ -55,7 +58,7 @@ class BatchClient:
         self._waiting: dict[str, ModelRequest] = {}
         self._last = 0.0
         self._refused: dict[str, str] = {}
-        self._problem: str | None = None
+        self._problem: ModelServerError | ReplyPendingError | None = None
         self._worker: threading.Thread | None = None
         self._note = ""
 
@@ -64,6 +67,7 @@ class BatchClient:
 
         Raises:
             ReplyError: the server refused this one request.
+            ReplyPendingError: a job is in the queue for it, and this client comes back.
             ModelServerError: the batch failed in ATTEMPTS jobs, or could not be submitted.
         """
         with self._changed:
@@ -74,7 +78,7 @@ class BatchClient:
                 if request.key in self._refused:
                     raise ReplyError(self._refused[request.key])
                 if self._problem is not None:
-                    raise ModelServerError(self._problem)
+                    raise self._problem
                 if request.key not in self._waiting:
                     self._waiting[request.key], self._last = request, time.monotonic()
                     self._start()
@@ -90,22 +94,27 @@ class BatchClient:
     def _work(self) -> None:
         """Finish what an earlier driver began, then one batch after the other; ends at the first failure."""
         try:
-            for number in self._numbers():
+            for number in _on_file(self._campaign):
                 self._finish(self._campaign.paths.batch(number), number)
             while True:
                 gathered = self._gathered()
                 if gathered:
-                    number = max(self._numbers(), default=0) + 1
+                    number = max(_on_file(self._campaign), default=0) + 1
                     paths = self._campaign.paths.batch(number)
                     order.write_order(self._llm, paths.server.order)
                     batch.write_requests(gathered, paths.requests)
                     self._say(f"batch {number}: {len(gathered)} requests to the model")
                     self._finish(paths, number)
                 time.sleep(_LOOK_S)
+        except ReplyPendingError as pending:
+            self._give_up(pending)
         except (ModelServerError, SlurmError, StoreError, OSError) as error:
-            with self._changed:
-                self._problem = str(error)
-                self._changed.notify_all()
+            self._give_up(ModelServerError(str(error)))
+
+    def _give_up(self, problem: ModelServerError | ReplyPendingError) -> None:
+        with self._changed:
+            self._problem = problem
+            self._changed.notify_all()
 
     def _gathered(self) -> list[ModelRequest]:
         """The requests that wait, once no further one has come for a while."""
@@ -119,13 +128,13 @@ class BatchClient:
         requests = batch.read_requests(paths.requests)
         if order.read_ending(paths.server.over) is None:
             ending = self._run(paths, number)
-            self._record(paths, requests)
             order.write_ending(ending, paths.server.over)
             if ending.failed:
                 raise ModelServerError(
                     f"batch {number} failed in {ATTEMPTS} jobs, the last one: {ending.reason}; "
                     f"its log is {paths.server.log}"
                 )
+        self._record(paths, requests)
         refused = read_json(paths.refused) if paths.refused.exists() else {}
         with self._changed:
             self._refused.update(refused)
@@ -134,11 +143,13 @@ class BatchClient:
             self._changed.notify_all()
 
     def _run(self, paths: BatchPaths, number: int) -> Ending:
-        """How the job ended that answered the whole batch, or else the last attempt."""
+        """How the job ended that answered the whole batch, or else the last attempt; `cancel_batches` ends it too."""
         for attempt in range(1, ATTEMPTS + 1):
             ending = self._attempt(paths, number, attempt)
             if not ending.failed:
                 break
+            if (cancelled := order.read_ending(paths.server.over)) is not None:
+                return cancelled
             self._say(f"batch {number}: attempt {attempt} of {ATTEMPTS} failed: {ending.reason}")
         return ending
 
@@ -154,17 +165,15 @@ class BatchClient:
             if status.state is ServiceState.ENDED:
                 # written by the job in its last moment, or never
                 return order.read_ending(own) or Ending(reason=status.reason, failed=True, unix=self._clock())
-            self._tell(f"batch {number}: {status.reason or status.state.value}")
-            time.sleep(_LOOK_S)
+            self._wait(f"batch {number}: {status.reason or status.state.value}", _LOOK_S)
 
     def _submitted(self, paths: BatchPaths, number: int, attempt: int) -> ServiceJob:
-        words, name = ("arch_search.serving.batch", str(paths.root), str(attempt)), f"batch-{number}-a{attempt}"
+        words, name = ("arch_search.serving.batch", str(paths.root), str(attempt)), _job_name(number, attempt)
         while True:
             try:
                 return submit_job(self._launcher, self._campaign, words, folder=paths.root, name=name)
             except UnavailableError as error:
-                self._tell(f"batch {number}: {error}; trying again in {_PAUSE_S:.0f} s")
-                time.sleep(_PAUSE_S)
+                self._wait(f"batch {number}: {error}; trying again later", _PAUSE_S)
 
     def _record(self, paths: BatchPaths, requests: Sequence[ModelRequest]) -> None:
         replies = CallLog(paths.calls, paths.text)
@@ -173,13 +182,41 @@ class BatchClient:
             if reply is not None and self._log.find(request.key) is None:
                 self._log.record(request, reply)
 
-    def _numbers(self) -> list[int]:
-        """The batches on file whose requests are known."""
-        folder = self._campaign.paths.batches
-        found = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.exists() else []
-        return sorted(number for number in found if self._campaign.paths.batch(number).requests.exists())
-
-    def _tell(self, note: str) -> None:
+    def _wait(self, note: str, seconds: float) -> None:
+        """Say once what is waited for; raises ReplyPendingError with it where this client comes back instead."""
+        if self._comes_back:
+            raise ReplyPendingError(note)
         if note != self._note:
             self._note = note
             self._say(note)
+        time.sleep(seconds)
+
+
+def cancel_batches(campaign: Campaign, *, say: Callable[[str], None]) -> None:
+    """End the jobs of batches that are not over. What they have answered is kept, the rest is asked again some day.
+
+    Raises:
+        UnavailableError: Slurm does not answer.
+    """
+    launcher = ServiceLauncher(poll_s=queue_poll_s(campaign.config.slurm), ledger=campaign.paths.slurm_calls)
+    for number in _on_file(campaign):
+        paths = campaign.paths.batch(number)
+        if order.read_ending(paths.server.over) is not None:
+            continue
+        names = [_job_name(number, attempt) for attempt in range(1, ATTEMPTS + 1)]
+        jobs = [find_job(launcher, campaign, folder=paths.root, name=name) for name in names]
+        for job in filter(None, jobs):
+            launcher.cancel(job)
+        order.write_ending(Ending(reason="cancelled", failed=False, unix=time.time()), paths.server.over)
+        say(f"batch {number} cancelled")
+
+
+def _on_file(campaign: Campaign) -> list[int]:
+    """The batches whose requests are known."""
+    folder = campaign.paths.batches
+    found = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.exists() else []
+    return sorted(number for number in found if campaign.paths.batch(number).requests.exists())
+
+
+def _job_name(number: int, attempt: int) -> str:
+    return f"batch-{number}-a{attempt}"

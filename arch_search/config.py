@@ -100,6 +100,7 @@ class DriverJob:
     """What the driver asks for where it is a job itself (`arch-search submit`)."""
 
     partition: str | None  # null: the site's default
+    qos: Word | None
     timeout_min: PositiveInt  # it submits its successor before this
     memory_gb: Positive
     cpus_per_task: PositiveInt

@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from cognition_db.experience.shard import write_shard
 from cognition_db.records import Candidate, Evaluation, Pack, canonical_json, sha256_text
 from slurm.files import arrays_of, is_held
 from slurm.launchers import Launcher
-from slurm.units import Command, Evidence, Probe, Submission, UnitState, WorkUnit
+from slurm.units import Evidence, Order, Probe, Submission, UnitState, WorkUnit
 
 ENDED = (UnitState.DONE, UnitState.ENDED)
 ROOM_MB = 20  # a unit's checkpoints and shard need less
@@ -37,28 +36,19 @@ _MOST_NAMED = 5
 _DONE, _NOTHING = Evidence(done=True), Evidence(done=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """How a round is handed to the launcher."""
-
-    name: str
-    comment: str
-    folder: Path
-    command: Command
-    environment: dict[str, str]
-
-
-def order_of(campaign: Campaign, number: int, round_number: int) -> Order:
-    """The order of a round; nothing of it needs to exist."""
+def order_of(campaign: Campaign, number: int, round_number: int, units: tuple[WorkUnit, ...]) -> Order:
+    """How a round is handed to the launcher; nothing of it needs to exist."""
     paths = campaign.generation(number)
     # the commands of a round differ in their last word
     *words, _ = worker_command(campaign, paths.manifest(round_number), 0)
     return Order(
+        units=units,
+        command=lambda index: [*words, str(index)],
+        folder=paths.units,
         name=f"asx-{campaign.config.campaign.name}-g{number}",
         comment=f"asx-{campaign.uuid}-g{number:04d}-r{round_number:03d}",
-        folder=paths.units,
-        command=lambda index: [*words, str(index)],
         environment=worker_environment(campaign.config.stage.threads),
+        timeout_min=wall_time_min(campaign, round_number),
     )
 
 
@@ -85,6 +75,10 @@ class Dispatcher:
     def states(self) -> dict[str, UnitState]:
         """State of every unit of the current round, as of the last `advance`."""
         return dict(self._states)
+
+    def budget(self) -> Budget:
+        """What the campaign has used by now."""
+        return self._expenses.budget()
 
     def advance(
         self,
@@ -221,32 +215,23 @@ class Dispatcher:
     def _submitted(self, number: int, round_number: int) -> Submission:
         """The recorded submission of a round; submits it, write-ahead, when there is none."""
         file = self._campaign.generation(number).submission(round_number)
-        order = order_of(self._campaign, number, round_number)
         known = read_json(file) if file.exists() else None
         if known and known["state"] == "submitted":
             self._timeout_min = budget.asked_in(known, self._campaign.config).timeout_min
             return Submission.from_json(known["submission"])
+        order = order_of(self._campaign, number, round_number, self._units(number, round_number))
         found = self._launcher.find(order.comment, folder=order.folder) if known else None
         if not known:
             write_atomic(file, canonical_json({"state": "intent", "comment": order.comment}).encode())
-        units = self._units(number, round_number)
-        timeout_min = wall_time_min(self._campaign, round_number)
-        asked = budget.asked_of(self._campaign.config, timeout_min=timeout_min)
+        asked = budget.asked_of(self._campaign.config, timeout_min=order.timeout_min)
         self._timeout_min = asked.timeout_min
-        submission = found or self._launcher.submit(
-            units,
-            command=order.command,
-            folder=order.folder,
-            name=order.name,
-            comment=order.comment,
-            environment=order.environment,
-            timeout_min=timeout_min,
-        )
+        submission = found or self._launcher.submit(order)
         record: dict[str, Any] = {"state": "submitted", "comment": order.comment, "submission": submission.to_json()}
         record["asked"] = budget.asked_json(asked)
         write_atomic(file, canonical_json(record).encode())
-        self._campaign.journal.append("submitted", {"generation": number, "round": round_number, "units": len(units)})
-        self._say(f"gen {number}: {len(units)} units submitted ({submission.kind})")
+        count = len(order.units)
+        self._campaign.journal.append("submitted", {"generation": number, "round": round_number, "units": count})
+        self._say(f"gen {number}: {count} units submitted ({submission.kind})")
         return submission
 
     def _units(self, number: int, round_number: int) -> tuple[WorkUnit, ...]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from arch_search.campaign import Campaign
+from arch_search.driver import Driver
 from arch_search.reporting import Progress, progress_of
-
-if TYPE_CHECKING:
-    from arch_search.driver import Driver
 
 _REFRESH_S = 2.0
 
@@ -60,7 +58,9 @@ class Display:
         if self._live is None or self._driver is None or time.monotonic() - self._drawn_at < _REFRESH_S:
             return
         self._drawn_at = time.monotonic()
-        self._live.update(panel(progress_of(self._campaign, self._driver)), refresh=True)
+        driver = self._driver
+        progress = progress_of(self._campaign, driver.dispatcher, activity=driver.activity, calls=driver.call_log)
+        self._live.update(panel(progress), refresh=True)
 
 
 def panel(progress: Progress) -> Table:

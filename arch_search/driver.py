@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from arch_search.agents.call_log import CallLog
 from arch_search.campaign import Campaign
 from arch_search.closing import close_generation, merge_generation
 from arch_search.dispatch import Dispatcher
-from arch_search.errors import CampaignError
+from arch_search.errors import CampaignError, ReplyPendingError
 from arch_search.generation import OpenSlots, admitted, open_slots, read_tries
 from arch_search.launching import make_launcher, preflight
 from arch_search.lease import Lease
@@ -22,10 +22,10 @@ from arch_search.stopping import DriverStopped, StopWatch
 from arch_search.training import data
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import unwritable_reason
-from cognition_db.records import Candidate
+from cognition_db.records import Candidate, SlotTry
 from slurm.errors import SlurmError, UnavailableError
 from slurm.launchers import Launcher
-from slurm.units import Command, Probe, Submission, UnitState, WorkUnit
+from slurm.units import Order, Probe, Submission, UnitState, WorkUnit
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,18 @@ class Driver:
     """One campaign being driven. Everything it knows is in files; a new Driver goes on where a killed one was.
 
     It writes and submits only while `lease` is held, and raises DriverStopped soon after `watch` is asked to end it.
+    `comes_back`: it is one of many ticks, which do not wait for what a job in the queue will answer.
     """
 
-    def __init__(self, campaign: Campaign, say: Callable[[str], None], *, lease: Lease, watch: StopWatch) -> None:
+    def __init__(
+        self,
+        campaign: Campaign,
+        say: Callable[[str], None],
+        *,
+        lease: Lease,
+        watch: StopWatch,
+        comes_back: bool = False,
+    ) -> None:
         self.campaign = campaign
         self._say = say
         self._lease = lease
@@ -52,8 +61,11 @@ class Driver:
         self.call_log = CallLog(campaign.paths.calls, campaign.paths.text)
         self.activity = "starting"
         self._waits_for_disk = False
+        self._filled: dict[int, tuple[SlotTry, ...]] = {}
         self.on_change: Callable[[], None] = lambda: None
-        self.model = ModelAccess(campaign, self.call_log, say=say, pump=self._pump, require=lease.require)
+        self.model = ModelAccess(
+            campaign, self.call_log, say=say, pump=self._pump, require=lease.require, comes_back=comes_back
+        )
         require_baselines(campaign.config)
         preflight(campaign)
         data.prepare(campaign.config.data, campaign.paths.data)
@@ -112,6 +124,12 @@ class Driver:
         self._lease.require()
 
     def tick(self) -> Tick:
+        try:
+            return self._tick()
+        except ReplyPendingError as pending:
+            return Tick(finished=False, waiting=str(pending))
+
+    def _tick(self) -> Tick:
         self.require_going()
         number = self.campaign.generations_closed()
         if self.campaign.is_finished():
@@ -147,7 +165,7 @@ class Driver:
         return Tick(finished=False)
 
     def _advance(self, number: int) -> bool:
-        candidates = admitted(read_tries(self.campaign.generation(number)))
+        candidates = admitted(self._tries(number))
         reference = self.reference()
         try:
             return self.dispatcher.advance(
@@ -193,7 +211,18 @@ class Driver:
         self.on_change()
 
     def _open_slots(self, number: int) -> OpenSlots:
-        return open_slots(number, read_tries(self.campaign.generation(number)), self.campaign.config)
+        return open_slots(number, self._tries(number), self.campaign.config)
+
+    def _tries(self, number: int) -> tuple[SlotTry, ...]:
+        """The tries of a generation; once its slots are filled they never change, so that they are read once."""
+        known = self._filled.get(number)
+        if known is not None:
+            return known
+        tries = read_tries(self.campaign.generation(number))
+        if not open_slots(number, tries, self.campaign.config):
+            recent = {one: kept for one, kept in self._filled.items() if one == number - 1}
+            self._filled = {**recent, number: tries}
+        return tries
 
     # ---- the reference
 
@@ -229,27 +258,9 @@ class LeasedLauncher:
         self._launcher = launcher
         self._lease = lease
 
-    def submit(
-        self,
-        units: Sequence[WorkUnit],
-        *,
-        command: Command,
-        folder: Path,
-        name: str,
-        comment: str,
-        environment: Mapping[str, str],
-        timeout_min: int | None = None,
-    ) -> Submission:
+    def submit(self, order: Order) -> Submission:
         self._lease.require()
-        return self._launcher.submit(
-            units,
-            command=command,
-            folder=folder,
-            name=name,
-            comment=comment,
-            environment=environment,
-            timeout_min=timeout_min,
-        )
+        return self._launcher.submit(order)
 
     def find(self, comment: str, *, folder: Path) -> Submission | None:
         return self._launcher.find(comment, folder=folder)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from arch_search.campaign import Campaign
 from arch_search.errors import CampaignError
-from arch_search.launching import setup_lines
+from arch_search.launching import queue_poll_s, setup_lines
 from cognition_db.experience.files import read_json, write_atomic
 from cognition_db.records import canonical_json
 from slurm.errors import UnavailableError
@@ -22,7 +22,6 @@ from slurm.service import ServiceJob, ServiceLauncher, ServiceState
 from slurm.units import Resources
 
 WARN_S = 300  # before its time limit a driver is told to end; Slurm may say so a minute early or late
-_POLL_S = 1.0
 _LIVING = (ServiceState.WAITING, ServiceState.HELD, ServiceState.RUNNING)
 
 JOB_ID = "ARCH_SEARCH_DRIVER_JOB_ID"  # environment variable of a driver that is a job
@@ -98,7 +97,7 @@ def cancel_chain(campaign: Campaign) -> None:
     """
     for job in _living(campaign):
         if job.job_id != os.environ.get(JOB_ID):
-            _launcher().cancel(job)
+            _launcher(campaign).cancel(job)
 
 
 def driver_resources(campaign: Campaign) -> Resources:
@@ -110,6 +109,7 @@ def driver_resources(campaign: Campaign) -> Resources:
         timeout_min=own.timeout_min,
         partition=own.partition,
         account=settings.account,
+        qos=own.qos,
         mail_user=settings.mail_user,
         mail_type=settings.mail_type,
         setup=setup_lines(replace(settings, container=None)),
@@ -122,7 +122,7 @@ def _submit(campaign: Campaign, number: int, words: Sequence[str], *, after: str
     write_atomic(_chain_file(campaign), canonical_json({"number": number}).encode())
     python = f"{campaign.config.slurm.venv}/bin/python" if campaign.config.slurm.venv else sys.executable
     run = [python, "-m", "arch_search.cli", "run", f"--driver-job={number}", *words]
-    return _launcher().submit(
+    return _launcher(campaign).submit(
         ["bash", "-c", _LOOP, "driver", str(campaign.paths.root), *run],
         resources=driver_resources(campaign),
         folder=_folder(campaign),
@@ -139,15 +139,17 @@ def _living(campaign: Campaign) -> list[ServiceJob]:
     """Jobs of the chain that are not over: at most the newest and the one before."""
     number = _newest_number(campaign)
     jobs = [job for one in (number - 1, number) if (job := _find(campaign, one)) is not None]
-    states = _launcher().states(jobs)
-    unknown = [status for status in states.values() if status.state is ServiceState.UNKNOWN]
-    if unknown:
-        raise UnavailableError(f"{unknown[0].reason}; whether a driver job is queued is not known now, try again")
+    if not jobs:
+        return []
+    try:
+        states = _launcher(campaign).states_now(jobs)
+    except UnavailableError as error:
+        raise UnavailableError(f"{error}; whether a driver job is queued is not known now, try again") from error
     return [job for job in jobs if states[job.comment].state in _LIVING]
 
 
 def _find(campaign: Campaign, number: int) -> ServiceJob | None:
-    return _launcher().find(_comment(campaign, number), folder=_folder(campaign)) if number > 0 else None
+    return _launcher(campaign).find(_comment(campaign, number), folder=_folder(campaign)) if number > 0 else None
 
 
 def _newest_number(campaign: Campaign) -> int:
@@ -160,8 +162,8 @@ def _newest_number(campaign: Campaign) -> int:
     return number
 
 
-def _launcher() -> ServiceLauncher:
-    return ServiceLauncher(poll_s=_POLL_S)
+def _launcher(campaign: Campaign) -> ServiceLauncher:
+    return ServiceLauncher(poll_s=queue_poll_s(campaign.config.slurm), ledger=campaign.paths.slurm_calls)
 
 
 def _comment(campaign: Campaign, number: int) -> str:

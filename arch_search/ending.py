@@ -9,6 +9,7 @@ from typing import Literal
 
 from arch_search import driver_job
 from arch_search.agents.call_log import CallLog
+from arch_search.batch_client import cancel_batches
 from arch_search.campaign import Campaign
 from arch_search.generation import rounds_of
 from arch_search.launching import make_launcher
@@ -32,6 +33,7 @@ def end_work(campaign: Campaign, request: StopRequest, *, say: Say) -> None:
         _try(lambda: driver_job.cancel_chain(campaign), say=say)
     if request.cancel:
         _try(lambda: cancel_arrays(campaign, say=say), say=say)
+        _try(lambda: cancel_batches(campaign, say=say), say=say)
     log = CallLog(campaign.paths.calls, campaign.paths.text)
     model = ModelAccess(campaign, log, say=say, pump=lambda: None)
     # a driver job is followed by the next one, which goes on with the servers that are jobs

@@ -35,6 +35,10 @@ class WeightsError(ModelServerError):
     """Model weights are missing or their sha256 is wrong."""
 
 
+class ReplyPendingError(ArchSearchError):
+    """A job in the queue will answer; raised where the caller would rather come back than wait. Says what it is."""
+
+
 class ReplyError(ArchSearchError):
     """The model's reply could not be used after bounded retries; the caller turns it into a refused proposal."""
 

@@ -25,7 +25,7 @@ class ModelAccess:
     """The model of one campaign.
 
     `pump` is called while the server loads, so that trainings go on meanwhile; `require` raises where this driver may
-    not submit any more.
+    not submit any more. `comes_back`: this driver does not wait for a batch of requests, see BatchClient.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class ModelAccess:
         say: Callable[[str], None],
         pump: Callable[[], None],
         require: Callable[[], None] = lambda: None,
+        comes_back: bool = False,
     ) -> None:
         self._paths = campaign.paths
         self._llm = campaign.config.llm
@@ -49,7 +50,7 @@ class ModelAccess:
         if self._llm.kind == "recorded" and self._llm.recording:
             self._client = RecordedClient(Path(self._llm.recording), call_log)
         if self._llm.kind == "vllm_batch":
-            self._client = BatchClient(campaign, call_log, say=say)
+            self._client = BatchClient(campaign, call_log, say=say, comes_back=comes_back)
 
     def begin(self) -> None:
         """Let it load while other work is done; returns at once."""

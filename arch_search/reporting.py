@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from arch_search.agents.call_log import CallLog
 from arch_search.analysis.report import write_report
@@ -16,15 +16,13 @@ from arch_search.analysis.status_lines import budget_words
 from arch_search.analysis.summary import ReportFacts, RoleCalls
 from arch_search.budget import spent
 from arch_search.campaign import Campaign
+from arch_search.dispatch import Dispatcher
 from arch_search.generation import REFERENCE_NAME, admitted, packs_of, read_record, read_tries
 from arch_search.progress import acknowledged, best_in_words, read_results, seconds_left, trainings_done
 from arch_search.settings import config_to_json
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
 from cognition_db.records import Evaluation, canonical_json
-
-if TYPE_CHECKING:
-    from arch_search.driver import Driver
 
 # Below this many bytes of training text the loss of two architectures differs by less than the seeds do.
 _TOKENS_TO_RANK_BY_LOSS = 400_000
@@ -143,20 +141,19 @@ def ranking(campaign: Campaign, contents: ArchiveContents) -> tuple[Standing, ..
     return standings(contents, reference_id=reference, metric=selection.metric, confidence=selection.confidence)
 
 
-def progress_of(campaign: Campaign, driver: Driver) -> Progress:
+def progress_of(campaign: Campaign, dispatcher: Dispatcher, *, activity: str, calls: CallLog) -> Progress:
     number = campaign.generations_closed()
-    seen = driver.dispatcher.sighting
-    states = Counter(state.name.lower() for state in driver.dispatcher.states.values())
+    states = Counter(state.name.lower() for state in dispatcher.states.values())
     results = read_results(campaign)
     left = seconds_left(campaign, trainings_done(campaign, acknowledged(campaign)))
     return Progress(
-        activity=driver.activity,
+        activity=activity,
         generation=min(number, campaign.config.campaign.generations),
         generations=campaign.config.campaign.generations,
         units=", ".join(f"{count} {state}" for state, count in sorted(states.items())),
-        model=model_speed(driver.call_log),
+        model=model_speed(calls),
         best=best_in_words(results["best"] if results else None, campaign.config.selection.metric),
-        budget=budget_words(budget_values(seen.budget)) if seen else "nothing used yet",
+        budget=budget_words(budget_values(dispatcher.budget())),
         elapsed_s=time.time() - campaign.started_unix,
         left="time left not known yet" if left is None else f"about {left / 60:.0f} min left",
     )

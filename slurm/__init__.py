@@ -3,7 +3,7 @@
 from slurm.errors import SlurmError, SubmitError, UnavailableError
 from slurm.launchers import ClusterLauncher, InlineLauncher, Launcher, LocalLauncher
 from slurm.plan import ArrayPlan, PlannedArray, plan_arrays
-from slurm.units import ArrayJob, Evidence, Probe, Resources, Submission, UnitState, WorkUnit
+from slurm.units import ArrayJob, Evidence, Order, Probe, Resources, Submission, UnitState, WorkUnit
 
 __all__ = [
     "ArrayJob",
@@ -13,6 +13,7 @@ __all__ = [
     "InlineLauncher",
     "Launcher",
     "LocalLauncher",
+    "Order",
     "PlannedArray",
     "Probe",
     "Resources",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +17,7 @@ from slurm.files import Desk, Plan, write_atomic
 from slurm.gate import Gate, Snapshot, snapshot
 from slurm.plan import ArrayPlan, array_size, plan_arrays
 from slurm.site import SiteLimits
-from slurm.units import Command, Probe, Resources, Submission, UnitState, WorkUnit
+from slurm.units import Order, Probe, Resources, Submission, UnitState, WorkUnit
 from slurm.watcher import Watcher
 from slurm.waves import Waves
 
@@ -80,28 +80,18 @@ class ClusterLauncher:
         """The limits of the site for this user, asked for once; raises UnavailableError."""
         return self._patiently(lambda: self._gate.limits)
 
-    def submit(
-        self,
-        units: Sequence[WorkUnit],
-        *,
-        command: Command,
-        folder: Path,
-        name: str,
-        comment: str,
-        environment: Mapping[str, str],
-        timeout_min: int | None = None,
-    ) -> Submission:
+    def submit(self, order: Order) -> Submission:
         """Submit what has room now; called again with the same comment and folder, go on where it stopped.
 
         Raises:
             SubmitError: sbatch refused; arrays submitted before that stay, and a second call goes on after them.
             UnavailableError: slurmctld does not answer.
         """
-        _check_words(units, name=name, comment=comment)
-        waves = self._open(Desk(folder.absolute(), comment))
+        _check_words(order)
+        waves = self._open(Desk(order.folder.absolute(), order.comment))
         if waves.plan is None:
             array_size(self.limits, None)
-            plan = _make_plan(units, command, name, comment, environment, timeout_min, unix=self._clock())
+            plan = Plan.of(order, unix=self._clock())
             waves.desk.write_plan(plan)
             waves.plan = plan
         self._settle(waves)
@@ -157,22 +147,11 @@ class ClusterLauncher:
         self._settle(waves)
         _cancel([array.job_id for array in waves.arrays])
 
-    def rehearse(
-        self,
-        units: Sequence[WorkUnit],
-        *,
-        command: Command,
-        folder: Path,
-        name: str,
-        comment: str,
-        environment: Mapping[str, str],
-        limits: SiteLimits,
-        timeout_min: int | None = None,
-    ) -> Rehearsal:
+    def rehearse(self, order: Order, *, limits: SiteLimits) -> Rehearsal:
         """What `submit` would hand to sbatch; asks and writes nothing. Raises SubmitError."""
-        plan = plan_arrays(len(units), limits, max_parallel=self._max_parallel, max_submitted=self._max_submitted)
-        desk = Desk(folder.absolute(), comment)
-        asked = _make_plan(units, command, name, comment, environment, timeout_min, unix=self._clock())
+        plan = plan_arrays(len(order.units), limits, max_parallel=self._max_parallel, max_submitted=self._max_submitted)
+        desk = Desk(order.folder.absolute(), order.comment)
+        asked = Plan.of(order, unix=self._clock())
         scripts = []
         for index, array in enumerate(plan.arrays):
             end = array.offset + array.count
@@ -247,34 +226,13 @@ class ClusterLauncher:
                 _cancel(doubles)
 
 
-def _make_plan(
-    units: Sequence[WorkUnit],
-    command: Command,
-    name: str,
-    comment: str,
-    environment: Mapping[str, str],
-    timeout_min: int | None,
-    *,
-    unix: float,
-) -> Plan:
-    return Plan(
-        name=name,
-        comment=comment,
-        submitted_unix=unix,
-        units=tuple(unit.name for unit in units),
-        commands=tuple(tuple(command(unit.index)) for unit in units),
-        environment=dict(environment),
-        timeout_min=timeout_min,
-    )
-
-
-def _check_words(units: Sequence[WorkUnit], *, name: str, comment: str) -> None:
-    if not units:
+def _check_words(order: Order) -> None:
+    if not order.units:
         raise SubmitError("no work units to submit")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise SubmitError(f"job name {name!r}: use letters, digits, dot, dash and underscore")
-    if not comment or re.search(r"[|\x00-\x1f]", comment):
-        raise SubmitError(f"comment {comment!r}: must not be empty nor hold a bar or control characters")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", order.name):
+        raise SubmitError(f"job name {order.name!r}: use letters, digits, dot, dash and underscore")
+    if not order.comment or re.search(r"[|\x00-\x1f]", order.comment):
+        raise SubmitError(f"comment {order.comment!r}: must not be empty nor hold a bar or control characters")
 
 
 def _cancel(job_ids: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slurm.errors import SlurmError
-from slurm.units import ArrayJob, Submission
+from slurm.units import ArrayJob, Order, Submission
 
 Record = TypeVar("Record")
 
@@ -33,6 +33,19 @@ class Plan:
     commands: tuple[tuple[str, ...], ...]
     environment: Mapping[str, str]
     timeout_min: int | None = None
+
+    @classmethod
+    def of(cls, order: Order, *, unix: float) -> Plan:
+        """The plan of an order that was first asked for at `unix`, in seconds since 1970."""
+        return cls(
+            name=order.name,
+            comment=order.comment,
+            submitted_unix=unix,
+            units=tuple(unit.name for unit in order.units),
+            commands=tuple(tuple(order.command(unit.index)) for unit in order.units),
+            environment=dict(order.environment),
+            timeout_min=order.timeout_min,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

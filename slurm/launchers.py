@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from slurm.cluster import ClusterLauncher
 from slurm.local import InlineLauncher, LocalLauncher
-from slurm.units import Command, Probe, Submission, UnitState, WorkUnit
+from slurm.units import Order, Probe, Submission, UnitState, WorkUnit
 
 __all__ = ["ClusterLauncher", "InlineLauncher", "Launcher", "LocalLauncher"]
 
 
 class Launcher(Protocol):
-    """Runs work units. A caller writes its intent, submits, records the receipt; after a crash in between it asks find.
+    """Runs work units. A caller writes its intent, submits, records the receipt; after a crash in between: find."""
 
-    `folder` takes the logs (<unit>.log) and the files of the launcher. `comment` names the submission for ever.
-    """
-
-    def submit(
-        self,
-        units: Sequence[WorkUnit],
-        *,
-        command: Command,
-        folder: Path,
-        name: str,
-        comment: str,
-        environment: Mapping[str, str],
-        timeout_min: int | None = None,
-    ) -> Submission:
+    def submit(self, order: Order) -> Submission:
         """Hand the units over. Called again with the same comment, go on where it stopped and start nothing twice.
-
-        `timeout_min` is the wall time of a unit where the launcher sets one; None is what its resources say.
 
         Raises:
             SubmitError, UnavailableError: with a reason for the user; trying again is safe.

@@ -13,13 +13,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from slurm.errors import SlurmError, SubmitError
 from slurm.files import Desk, Plan, is_held, write_atomic
-from slurm.units import Command, Evidence, Probe, Submission, UnitState, WorkUnit
+from slurm.units import Evidence, Order, Probe, Submission, UnitState, WorkUnit
 
 _CANCEL_LIMIT_S = 5.0
 
@@ -47,17 +47,7 @@ class LocalLauncher:
         self._children: dict[Path, subprocess.Popen[bytes]] = {}
         self._notes: dict[str, dict[str, str]] = {}
 
-    def submit(
-        self,
-        units: Sequence[WorkUnit],
-        *,
-        command: Command,
-        folder: Path,
-        name: str,
-        comment: str,
-        environment: Mapping[str, str],
-        timeout_min: int | None = None,
-    ) -> Submission:
+    def submit(self, order: Order) -> Submission:
         """Write down what is to run, and start as much as may run; called again with the same comment, go on.
 
         Nothing here ends a unit for its time: `timeout_min` is for the record.
@@ -65,20 +55,12 @@ class LocalLauncher:
         Raises:
             SubmitError: no units, or a command that can't be started.
         """
-        if not units:
+        if not order.units:
             raise SubmitError("no work units to submit")
-        desk = Desk(folder.absolute(), comment)
+        desk = Desk(order.folder.absolute(), order.comment)
         plan = desk.read_plan()
         if plan is None:
-            plan = Plan(
-                name=name,
-                comment=comment,
-                submitted_unix=self._clock(),
-                units=tuple(unit.name for unit in units),
-                commands=tuple(tuple(command(unit.index)) for unit in units),
-                environment=dict(environment),
-                timeout_min=timeout_min,
-            )
+            plan = Plan.of(order, unix=self._clock())
             desk.write_plan(plan)
         self._plans[str(desk.root)] = plan
         self._after_submit(desk, plan)

@@ -148,6 +148,15 @@ class ServiceLauncher:
         look = self._client.queue()
         return {job.comment: self._status(job, look) for job in jobs}
 
+    def states_now(self, jobs: Iterable[ServiceJob]) -> dict[str, ServiceStatus]:
+        """The same, asked in this moment: for a command of the user, whom a kept answer would mislead.
+
+        Raises:
+            UnavailableError: Slurm does not answer, so that nobody knows.
+        """
+        look = self._client.queue_now()
+        return {job.comment: self._status(job, look) for job in jobs}
+
     def cancel(self, job: ServiceJob) -> None:
         """Ask Slurm to end the job, by its name: an id may belong to somebody else by now. Raises UnavailableError."""
         run_client(["scancel", "--quiet", f"--user={os.geteuid()}", f"--name={job.name}"])

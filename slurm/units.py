@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 
@@ -42,6 +43,25 @@ class Evidence:
 
 Probe = Callable[[str], Evidence]  # name of a unit -> what its files say
 Command = Callable[[int], list[str]]  # index of a unit -> its argument list
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a launcher is asked to run.
+
+    `command` gives the argument list of a unit by its index; `environment` is added to what a unit inherits. `folder`
+    takes the logs (<unit>.log) and the files of the launcher. `name` begins the names of its jobs; `comment` names the
+    submission for ever. `timeout_min` is the wall time of a unit where the launcher sets one; None is what its
+    resources say.
+    """
+
+    units: tuple[WorkUnit, ...]
+    command: Command
+    folder: Path
+    name: str
+    comment: str
+    environment: Mapping[str, str]
+    timeout_min: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

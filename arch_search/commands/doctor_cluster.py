@@ -19,14 +19,13 @@ from arch_search.commands.findings import Finding
 from arch_search.config import Config
 from arch_search.launching import module_command, refused_requests, unit_resources, worker_environment
 from slurm import site
-from slurm.client import run_client
+from slurm.client import least_poll_s, run_client
 from slurm.errors import SlurmError, UnavailableError
 from slurm.service import ServiceJob, ServiceLauncher, ServiceState
 
 TAKEN = "Slurm would take the jobs of a campaign with these settings"
 PROBE_MIN = 5
 _LOOK_S = 0.1  # for files of the nodes
-_QUEUE_S = 5.0  # for the queue, while a probe waits
 _CONNECT_LIMIT_S = 3.0
 _CLOCK_LIMIT_S = 5.0
 
@@ -99,7 +98,7 @@ def nodes(config: Config, *, wait_s: float, say: Say) -> Iterator[Finding]:
     folder = Path(tempfile.mkdtemp(prefix=".arch-search-probe-", dir="."))
     try:
         probes = [_Probe(partition=name) for name in _partitions(config)]
-        launcher = ServiceLauncher(poll_s=_QUEUE_S)
+        launcher = ServiceLauncher(poll_s=least_poll_s())
         try:
             for probe in probes:
                 _submit(probe, launcher, config, folder.absolute())

@@ -54,17 +54,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"arrays      none: slurm.launcher={config.slurm.launcher} runs units as processes here")
         return 0
     limits, known = _limits(config)
-    order = order_of(campaign, upcoming.generation, upcoming.number)
-    rehearsal = launcher.rehearse(
-        upcoming.units,
-        command=order.command,
-        folder=order.folder,
-        name=order.name,
-        comment=order.comment,
-        environment=order.environment,
-        limits=limits or _DEFAULT_SITE,
-        timeout_min=wall_time_min(campaign, upcoming.number),
-    )
+    order = order_of(campaign, upcoming.generation, upcoming.number, upcoming.units)
+    rehearsal = launcher.rehearse(order, limits=limits or _DEFAULT_SITE)
     refusals = refused_requests(config.slurm, config.llm.job, config.llm.kind) if limits else []
     told = (f"refused     {refusal}" for refusal in refusals)
     for line in (known, *told, *_arrays(rehearsal, upcoming), *_scripts(rehearsal.scripts)):

@@ -15,6 +15,7 @@ from arch_search.stopping import clear_stop, stop_requested
 from slurm.service import ServiceJob
 
 _ENDING_LIMIT_S = 30.0
+_LOOK_S = 5.0  # each look is a squeue
 
 
 def run(options: argparse.Namespace) -> int:
@@ -41,5 +42,5 @@ def _queued(asked: Asked) -> ServiceJob | None:
     while (job := driver_job.queued(campaign)) is not None and stop_requested(asked.paths):
         if time.monotonic() > until:
             raise CampaignError(f"driver job {job.job_id} was asked to stop and has not ended yet; try again")
-        time.sleep(1)
+        time.sleep(_LOOK_S)
     return job

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
                 display.say(f"{request.reason}; the next tick goes on")
 
             watch.on_end(end, lease=lease)
-            driver = Driver(campaign, display.say, lease=lease, watch=watch)
+            driver = Driver(campaign, display.say, lease=lease, watch=watch, comes_back=True)
             tick = watch.run(driver.run_while_due)
     except LeaseHeldError as error:
         print(error)

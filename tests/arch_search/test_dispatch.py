@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,7 @@ from arch_search.dispatch import Dispatcher
 from arch_search.generation import shards_of
 from arch_search.settings import load_config
 from cognition_db.records import Candidate, candidate_id
-from slurm import Evidence, LocalLauncher, Probe, Submission, UnitState, WorkUnit
-from slurm.units import Command
+from slurm import Evidence, LocalLauncher, Order, Probe, Submission, UnitState, WorkUnit
 
 
 class NotingLauncher(LocalLauncher):
@@ -27,21 +26,11 @@ class NotingLauncher(LocalLauncher):
         self.timeouts_min: list[int | None] = []
         self.evidence: dict[str, Evidence] = {}
 
-    def submit(
-        self,
-        units: Sequence[WorkUnit],
-        *,
-        command: Command,
-        folder: Path,
-        name: str,
-        comment: str,
-        environment: Mapping[str, str],
-        timeout_min: int | None = None,
-    ) -> Submission:
-        self.timeouts_min.append(timeout_min)
+    def submit(self, order: Order) -> Submission:
+        self.timeouts_min.append(order.timeout_min)
         return Submission(
-            kind="local", name=name, comment=comment, folder=str(folder), submitted_unix=0.0,
-            units=tuple(unit.name for unit in units),
+            kind="local", name=order.name, comment=order.comment, folder=str(order.folder), submitted_unix=0.0,
+            units=tuple(unit.name for unit in order.units),
         )  # fmt: skip
 
     def states(self, submission: Submission, units: Sequence[WorkUnit], probe: Probe) -> dict[str, UnitState]:

@@ -51,7 +51,7 @@ def test_the_plan_of_an_existing_campaign_leaves_its_folder_as_it_is(tmp_path: P
     before = files(tmp_path / "c")
     answer = arch_search("plan", str(tmp_path / "c"), cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
-    assert f"#SBATCH --comment={order_of(campaign, 0, 1).comment}\n" in answer.stdout
+    assert f"#SBATCH --comment={order_of(campaign, 0, 1, ()).comment}\n" in answer.stdout
     assert files(tmp_path / "c") == before
 
 

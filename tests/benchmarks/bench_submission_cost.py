@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -120,15 +121,8 @@ def _plan(campaign: Campaign, candidates: list[Candidate], path: Path) -> tuple[
 
 
 def _submit(launcher: ClusterLauncher, campaign: Campaign, packs: list[Pack], folder: Path) -> Submission:
-    order = order_of(campaign, 1, 1)
-    return launcher.submit(
-        [WorkUnit(name=pack.unit, index=index) for index, pack in enumerate(packs)],
-        command=order.command,
-        folder=folder,
-        name=order.name,
-        comment=f"asx-{folder}",
-        environment=order.environment,
-    )
+    units = tuple(WorkUnit(name=pack.unit, index=index) for index, pack in enumerate(packs))
+    return launcher.submit(replace(order_of(campaign, 1, 1, units), folder=folder, comment=f"asx-{folder}"))
 
 
 def _task(manifest: str, index: int) -> None:

@@ -58,5 +58,5 @@ def submission(folder: Path, comment: str, *, job_id: str, count: int) -> Submis
     )  # fmt: skip
 
 
-def units(count: int) -> list[WorkUnit]:
-    return [WorkUnit(name=f"u{index:02d}", index=index) for index in range(count)]
+def units(count: int) -> tuple[WorkUnit, ...]:
+    return tuple(WorkUnit(name=f"u{index:02d}", index=index) for index in range(count))

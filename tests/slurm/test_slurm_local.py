@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from slurm import Evidence, InlineLauncher, LocalLauncher, Submission, SubmitError, UnitState, WorkUnit
+from slurm import Evidence, InlineLauncher, LocalLauncher, Order, Submission, SubmitError, UnitState, WorkUnit
 from slurm.files import Desk
 
-UNITS = [WorkUnit(name=f"u{index}", index=index) for index in range(4)]
+UNITS = tuple(WorkUnit(name=f"u{index}", index=index) for index in range(4))
 REPOSITORY = Path(__file__).resolve().parents[2]
 Commands = Callable[[int], list[str]]
 
@@ -27,9 +27,10 @@ def shell(text: str) -> Commands:
 
 
 def submit(launcher: LocalLauncher, folder: Path, command: Commands, comment: str = "round 1") -> Submission:
-    return launcher.submit(
-        UNITS, command=command, folder=folder, name="test", comment=comment, environment={"PLACE": str(folder)}
+    order = Order(
+        units=UNITS, command=command, folder=folder, name="test", comment=comment, environment={"PLACE": str(folder)}
     )
+    return launcher.submit(order)
 
 
 def probe(folder: Path) -> Callable[[str], Evidence]:
@@ -117,7 +118,7 @@ def test_a_command_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
 
 def test_no_units_are_refused(launcher: LocalLauncher, tmp_path: Path) -> None:
     with pytest.raises(SubmitError, match="no work units"):
-        launcher.submit([], command=shell("true"), folder=tmp_path, name="n", comment="c", environment={})
+        launcher.submit(Order(units=(), command=shell("true"), folder=tmp_path, name="n", comment="c", environment={}))
 
 
 def test_at_most_so_many_run_at_once_over_all_submissions(tmp_path: Path) -> None:
@@ -127,8 +128,10 @@ def test_at_most_so_many_run_at_once_over_all_submissions(tmp_path: Path) -> Non
         (tmp_path / comment).mkdir()
     submissions = [
         launcher.submit(
-            UNITS, command=command, folder=tmp_path / comment, name="n", comment=comment,
-            environment={"PLACE": str(tmp_path)},
+            Order(
+                units=UNITS, command=command, folder=tmp_path / comment, name="n", comment=comment,
+                environment={"PLACE": str(tmp_path)},
+            )
         )
         for comment in ("a", "b")
     ]  # fmt: skip
@@ -167,7 +170,7 @@ def test_a_unit_that_lives_without_the_launcher_is_running_and_not_started_again
     launcher: LocalLauncher, tmp_path: Path
 ) -> None:
     submission = InlineLauncher().submit(
-        UNITS[:1], command=shell("exit 1"), folder=tmp_path, name="n", comment="c", environment={}
+        Order(units=UNITS[:1], command=shell("exit 1"), folder=tmp_path, name="n", comment="c", environment={})
     )
     states = launcher.states(submission, UNITS[:1], lambda unit: Evidence(done=False, running=True))
     assert states == {"u0": UnitState.RUNNING}
@@ -177,13 +180,14 @@ def test_a_unit_that_lives_without_the_launcher_is_running_and_not_started_again
 _DRIVER = """
 import sys, time
 from pathlib import Path
-from slurm import Evidence, InlineLauncher, LocalLauncher, WorkUnit
+from slurm import Evidence, InlineLauncher, LocalLauncher, Order, WorkUnit
 folder = Path(sys.argv[2])
 launcher = InlineLauncher() if sys.argv[1] == "inline" else LocalLauncher(max_parallel=2)
-units = [WorkUnit(name=f"u{i}", index=i) for i in range(4)]
+units = tuple(WorkUnit(name=f"u{i}", index=i) for i in range(4))
 text = 'echo $$ > "$0/pid$1"; echo >> "$0/ran$1"; sleep "$2"; touch "$0/u$1.done"'
-submission = launcher.submit(units, command=lambda i: ["bash", "-c", text, str(folder), str(i), sys.argv[3]],
-                             folder=folder, name="n", comment="c", environment={})
+order = Order(units=units, command=lambda i: ["bash", "-c", text, str(folder), str(i), sys.argv[3]],
+              folder=folder, name="n", comment="c", environment={})
+submission = launcher.submit(order)
 while True:
     states = launcher.states(submission, units, lambda u: Evidence(done=(folder / f"{u}.done").exists()))
     if all(state.value in ("done", "ended") for state in states.values()):

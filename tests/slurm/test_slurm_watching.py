@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,17 @@ import pytest
 from arch_search.dispatch import probe_of
 from arch_search.generation import shards_of
 from arch_search.paths import GenerationPaths
-from slurm import ClusterLauncher, Evidence, Resources, Submission, SubmitError, UnitState
+from slurm import ClusterLauncher, Evidence, Order, Resources, Submission, SubmitError, UnitState
 from slurm.client import client_environment, run_client
 from slurm.errors import UnavailableError
 from slurm.files import Desk, write_atomic
 from tests.slurm.played_site import NOTHING, RECORDED, Site, submission, units
+
+
+def order(folder: Path, *, name: str, comment: str) -> Order:
+    return Order(
+        units=units(1), command=lambda index: ["true"], folder=folder, name=name, comment=comment, environment={}
+    )
 
 
 def test_each_unit_gets_the_state_of_its_element(site: Site, tmp_path: Path) -> None:
@@ -126,17 +133,13 @@ def test_submitting_without_slurm_says_what_is_missing(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnavailableError, match="scontrol is not on PATH"):
-        site.launcher().submit(
-            units(1), command=lambda index: ["true"], folder=tmp_path, name="n", comment="c", environment={}
-        )
+        site.launcher().submit(order(tmp_path, name="n", comment="c"))
 
 
 @pytest.mark.parametrize("name, comment", [("two words", "c"), ("n", ""), ("n", "a|b"), ("n", "a\nb")])
 def test_names_that_would_break_the_answers_are_refused(site: Site, tmp_path: Path, name: str, comment: str) -> None:
     with pytest.raises(SubmitError):
-        site.launcher().submit(
-            units(1), command=lambda index: ["true"], folder=tmp_path, name=name, comment=comment, environment={}
-        )
+        site.launcher().submit(order(tmp_path, name=name, comment=comment))
 
 
 def test_options_that_the_launcher_sets_itself_are_refused() -> None:
@@ -156,14 +159,13 @@ def test_the_batch_script_asks_for_what_the_settings_say(site: Site, tmp_path: P
         gres="gpu:1", setup=("module load cuda",), extra_sbatch={"nice": 5, "mail_user": "a@b.c"},
     )  # fmt: skip
     launcher = ClusterLauncher(asked, poll_s=1, max_parallel=2, clock=site.clock)
-    receipt = launcher.submit(
-        units(5),
+    wanted = replace(
+        order(tmp_path / "of 100%", name="asx-demo-g1", comment="asx uuid g1"),
+        units=units(5),
         command=lambda index: ["echo", "two words", str(index)],
-        folder=tmp_path / "of 100%",
-        name="asx-demo-g1",
-        comment="asx uuid g1",
         environment={"OMP_NUM_THREADS": "1", "WORDS": "it's"},
     )
+    receipt = launcher.submit(wanted)
     script = (tmp_path / "script.sh").read_text()
     key = Desk(tmp_path, "asx uuid g1").key
     for line in (

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from slurm import (
     ClusterLauncher,
     Evidence,
+    Order,
     Resources,
     Submission,
     SubmitError,
@@ -101,11 +103,14 @@ class Queue:
             poll_s=10, max_submitted=max_submitted, max_parallel=max_parallel, clock=self.clock,
         )  # fmt: skip
 
-    def submit(self, launcher: ClusterLauncher, count: int) -> Submission:
-        return launcher.submit(
-            units(count), command=lambda index: ["true", str(index)], folder=self.files, name="asx-test",
+    def order(self, count: int) -> Order:
+        return Order(
+            units=units(count), command=lambda index: ["true", str(index)], folder=self.files, name="asx-test",
             comment="asx waves", environment={},
         )  # fmt: skip
+
+    def submit(self, launcher: ClusterLauncher, count: int) -> Submission:
+        return launcher.submit(self.order(count))
 
     def sizes(self, submission: Submission) -> list[int]:
         return [array.count for array in arrays_of(submission)]
@@ -120,8 +125,8 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
     return Queue(tmp_path, monkeypatch)
 
 
-def units(count: int) -> list[WorkUnit]:
-    return [WorkUnit(name=f"u{index:03d}", index=index) for index in range(count)]
+def units(count: int) -> tuple[WorkUnit, ...]:
+    return tuple(WorkUnit(name=f"u{index:03d}", index=index) for index in range(count))
 
 
 def test_what_has_no_room_waits_with_the_limit_in_its_note_and_follows_later(queue: Queue) -> None:
@@ -302,10 +307,7 @@ def test_arrays_under_a_throttle_wait_for_each_other_only_where_they_would_break
 
 
 def test_the_wall_time_of_a_submission_goes_before_that_of_the_resources(queue: Queue) -> None:
-    queue.launcher().submit(
-        units(1), command=lambda index: ["true"], folder=queue.files, name="n", comment="c", environment={},
-        timeout_min=3,
-    )  # fmt: skip
+    queue.launcher().submit(replace(queue.order(1), timeout_min=3))
     script = (queue.folder / "script-1.sh").read_text()
     assert "#SBATCH --time=3\n" in script
     assert "#SBATCH --signal=B:USR1@90\n" in script
@@ -313,10 +315,7 @@ def test_the_wall_time_of_a_submission_goes_before_that_of_the_resources(queue: 
 
 def test_a_rehearsal_is_the_text_that_is_submitted_and_writes_nothing(queue: Queue) -> None:
     launcher = queue.launcher(max_parallel=2)
-    rehearsal = launcher.rehearse(
-        units(40), command=lambda index: ["true", str(index)], folder=queue.files, name="asx-test",
-        comment="asx waves", environment={}, limits=launcher.limits,
-    )  # fmt: skip
+    rehearsal = launcher.rehearse(queue.order(40), limits=launcher.limits)
     assert not queue.files.exists()
     queue.submit(launcher, 40)
     submitted = [(queue.folder / f"script-{index}.sh").read_text() for index in (1, 2)]
@@ -324,15 +323,12 @@ def test_a_rehearsal_is_the_text_that_is_submitted_and_writes_nothing(queue: Que
 
 
 def test_a_unit_whose_command_holds_a_line_end_gets_it_as_it_is(queue: Queue) -> None:
-    queue.launcher().submit(
-        units(1), command=lambda index: ["printf", "%s|", "two\nlines", "it's\n"], folder=queue.files, name="n",
-        comment="c", environment={},
-    )  # fmt: skip
-    desk = Desk(queue.files, "c")
-    line = desk.commands(0).read_text().splitlines()
+    order = replace(queue.order(1), command=lambda index: ["printf", "%s|", "two\nlines", "it's\n"])
+    queue.launcher().submit(order)
+    line = queue.desk.commands(0).read_text().splitlines()
     assert len(line) == 1
     subprocess.run(["bash", "-c", line[0]], check=True)
-    assert desk.log("u000").read_text() == "two\nlines|it's\n|"
+    assert queue.desk.log("u000").read_text() == "two\nlines|it's\n|"
 
 
 def test_a_tidied_submission_keeps_its_job_ids_and_at_most_two_files_for_each_array(queue: Queue) -> None:

@@ -12,7 +12,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from slurm import ClusterLauncher, Evidence, Resources, SlurmError, Submission, UnavailableError, UnitState, WorkUnit
+from slurm import (
+    ClusterLauncher,
+    Evidence,
+    Order,
+    Resources,
+    SlurmError,
+    Submission,
+    UnavailableError,
+    UnitState,
+    WorkUnit,
+)
 
 _ELEMENT = """
 touch "$0/$1.started.$SLURM_JOB_ID"; date +%s.%N
@@ -42,14 +52,15 @@ def main() -> None:
 
 def _submit(launcher: ClusterLauncher, options: argparse.Namespace) -> dict[str, Any]:
     folder, units = Path(options.folder), _units(options.count)
-    submission = launcher.submit(
-        units,
+    order = Order(
+        units=units,
         command=lambda index: ["bash", "-c", _ELEMENT, str(folder), units[index].name, str(options.sleep_s)],
         folder=folder,
         name="asx-test",
         comment=options.comment,
         environment={"MARK": "it's here"},
     )
+    submission = launcher.submit(order)
     _record(submission)
     return submission.to_json()
 
@@ -109,8 +120,8 @@ def _cancel(launcher: ClusterLauncher, options: argparse.Namespace) -> dict[str,
     return {}
 
 
-def _units(count: int) -> list[WorkUnit]:
-    return [WorkUnit(name=f"u{index:03d}", index=index) for index in range(count)]
+def _units(count: int) -> tuple[WorkUnit, ...]:
+    return tuple(WorkUnit(name=f"u{index:03d}", index=index) for index in range(count))
 
 
 def _options() -> argparse.Namespace:

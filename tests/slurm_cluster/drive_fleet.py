@@ -19,10 +19,10 @@ from typing import Any
 
 from arch_search.agents.call_log import CallLog
 from arch_search.agents.client import OpenAiClient
-from arch_search.batch_client import BatchClient
+from arch_search.batch_client import BatchClient, cancel_batches
 from arch_search.campaign import Campaign, start_or_continue
 from arch_search.config import Sampling
-from arch_search.errors import ArchSearchError
+from arch_search.errors import ArchSearchError, ReplyPendingError
 from arch_search.fleet import Fleet, Pace
 from arch_search.protocols import ModelRequest
 from arch_search.serving import server
@@ -132,6 +132,37 @@ def _batch(campaign: Campaign, say: Callable[[str], None]) -> dict[str, Any]:
     }
 
 
+def _cancelled(campaign: Campaign, say: Callable[[str], None]) -> dict[str, Any]:
+    """A batch that waits in the queue is cancelled; what it lacks is asked in a new one."""
+    client = BatchClient(campaign, CallLog(campaign.paths.calls, campaign.paths.text), say=say, quiet_s=0.2)
+    threading.Thread(target=client.complete, args=[_request("a", "Write a word.")], daemon=True).start()
+    _until(lambda: bool(_queue()))
+    first = _queue()
+    cancel_batches(campaign, say=say)
+    _until(lambda: _queue() not in ("", first))
+    second = _queue()
+    subprocess.run(["scancel", "--me"], check=True)
+    batches = sorted(path.name for path in campaign.paths.batches.iterdir())
+    return {"first": first.split(), "second": second.split(), "batches": batches}
+
+
+def _ticks(campaign: Campaign, say: Callable[[str], None]) -> dict[str, Any]:
+    """Two ticks ask the same while its job waits in the queue, a third one after that."""
+    log = CallLog(campaign.paths.calls, campaign.paths.text)
+    said, queues = [], []
+    for _ in range(2):
+        client = BatchClient(campaign, log, say=say, quiet_s=0.2, comes_back=True)
+        try:
+            client.complete(_request("a", "Write a word."))
+        except ReplyPendingError as pending:
+            said.append(str(pending))
+        queues.append(_queue().splitlines())
+    subprocess.run(["scontrol", "update", f"jobid={queues[0][0].split()[0]}", "starttime=now"], check=True)
+    _until(lambda: not _queue())
+    reply = BatchClient(campaign, log, say=say, comes_back=True).complete(_request("a", "Write a word."))
+    return {"said": said, "jobs": [len(queue) for queue in queues], "tokens": reply.reply_tokens}
+
+
 def _client(campaign: Campaign, fleet: Fleet) -> OpenAiClient:
     return OpenAiClient(fleet, llm=campaign.config.llm, log=CallLog(campaign.paths.calls, campaign.paths.text))
 
@@ -197,7 +228,7 @@ def _until(is_true: Callable[[], bool]) -> bool:
     return False
 
 
-_SCENARIOS = {"servers": _servers, "limit": _limit, "batch": _batch}
+_SCENARIOS = {"servers": _servers, "limit": _limit, "batch": _batch, "cancelled": _cancelled, "tick": _ticks}
 
 if __name__ == "__main__":
     main()

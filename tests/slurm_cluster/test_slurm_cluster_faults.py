@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from tests.slurm_cluster.cluster import missing_programs
 from tests.slurm_cluster.faults.bench import Bench, Facts
 from tests.slurm_cluster.faults.processes import TrainingWatch
 from tests.slurm_cluster.faults.rows import ROWS
-from tests.slurm_cluster.faults.table import Kept, Row, measure, run_table
+from tests.slurm_cluster.faults.table import Kept, Row, measure, run_table, try_row
 
+_short = partial(try_row, is_short=True)
 # about six minutes in all on two cores
 SELECTION = ("kill-tasks", "kill-drivers", "preempt-cancel", "slurmctld-stopped", "sacct-garbage", "small-limits")
 
@@ -49,7 +51,7 @@ def test_the_table_counts_what_holds_says_why_another_does_not_and_tries_only_th
     lines: list[str] = []
     for _ in range(2):
         kept = Kept(tmp_path / "outcomes.json", "these sources")
-        assert not run_table(rows, kept=kept, again=False, is_short=True, say=lines.append)
+        assert not run_table(rows, kept=kept, again=False, attempt=_short, say=lines.append)
     assert tried == ["good", "bad", "bad"]
     assert lines[2] == lines[5] == "faults: 1 of 2 hold"
     assert "kills 3" in lines[0]
@@ -63,7 +65,7 @@ def test_outcomes_of_other_sources_are_not_taken_for_those_of_these(
     tried: list[str] = []
     for state in ("old sources", "new sources"):
         kept = Kept(tmp_path / "outcomes.json", state)
-        run_table([_row("good", tried, holds=True)], kept=kept, again=False, is_short=True, say=lambda line: None)
+        run_table([_row("good", tried, holds=True)], kept=kept, again=False, attempt=_short, say=lambda line: None)
     assert tried == ["good", "good"]
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +13,8 @@ import pytest
 from arch_search.serving.machine import cpu_support
 from cognition_db.experience.archive import read_archive
 from tests.slurm_cluster.cluster import SlurmCluster
-from tests.slurm_cluster.owner import REPOSITORY, can_run, python_version
+from tests.slurm_cluster.model import WEIGHTS, model_of
 
-WEIGHTS = REPOSITORY / ".cache/weights/smollm2-135m-instruct"
-ENVIRONMENT = REPOSITORY / ".venv-llm"
 DRIVE = Path(__file__).with_name("drive_fleet.py")
 pytestmark = [
     pytest.mark.slurm,
@@ -28,42 +24,17 @@ pytestmark = [
     pytest.mark.skipif(not cpu_support().ok, reason=cpu_support().reason),
     pytest.mark.skipif(not WEIGHTS.is_dir(), reason="run arch-search prefetch llm.model=smollm2-135m-instruct"),
 ]
-START = "import sys; from vllm.entrypoints.cli.main import main; sys.argv[0] = 'vllm'; main()"
 POLITE = {"ARCH_SEARCH_POLL_LEAST_S": "0.5"}
 
 
 @pytest.fixture(scope="module")
 def settings(slurm_cluster: SlurmCluster) -> list[str]:
-    """Overrides for a server that the user of the cluster can run: an environment of its own over vLLM's packages."""
-    folder = slurm_cluster.make_folder("vllm")
-    made = folder / "env"
-    if can_run(slurm_cluster.owner, str(ENVIRONMENT / "bin/python"), "import vllm"):
-        made = ENVIRONMENT
-    else:
-        _make_environment(made, slurm_cluster.python)
-    weights = folder / "weights"
-    shutil.copytree(WEIGHTS, weights)
-    for path in weights.iterdir():
-        path.chmod(0o644)
+    """Overrides for a server that the user of the cluster can run, and for a quick campaign."""
     return [
-        "campaign=smoke", "llm=vllm_job", "llm.model=smollm2-135m-instruct", f"llm.weights={weights}",
-        f"llm.env_dir={made}", f"llm.cache_dir={folder}", "llm.context_tokens=1024", "llm.parallel_requests=2",
+        *model_of(slurm_cluster), "campaign=smoke", "llm.context_tokens=1024", "llm.parallel_requests=2",
         "llm.threads=1", "llm.start_limit_s=600", "llm.request_limit_s=120", "llm.job.memory_gb=4",
         "llm.job.cpus_per_task=2", "slurm.poll_s=1",
     ]  # fmt: skip
-
-
-def _make_environment(folder: Path, python: str) -> None:
-    packages = next(ENVIRONMENT.glob("lib/python3*/site-packages"))
-    own = folder / "lib" / f"python{python_version()}" / "site-packages"
-    own.mkdir(parents=True)
-    (own / "vllm").symlink_to(packages / "vllm")
-    (folder / "bin").mkdir()
-    (folder / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
-    (folder / "bin/python").symlink_to(os.path.realpath(python))
-    (own / "packages_of_vllm.pth").write_text(f"import site; site.addsitedir({str(packages)!r})\n")
-    (folder / "bin/vllm").write_text(f'#!/bin/sh\nexec "$(dirname "$0")/python" -c "{START}" "$@"\n')
-    (folder / "bin/vllm").chmod(0o755)
 
 
 def drive(cluster: SlurmCluster, name: str, scenario: str, overrides: list[str]) -> dict[str, Any]:
@@ -135,6 +106,24 @@ def test_a_batch_answers_all_requests_that_wait_in_one_job_and_keeps_the_replies
     assert seen["jobs"] == ["0001"]
     assert seen["kept"] == {"a": True, "b": True, "c": False}
     assert seen["answers"]["c"].startswith("ReplyError: c: the server refuses this request")
+
+
+def test_a_batch_that_waits_can_be_cancelled_and_is_asked_again_in_a_new_job(
+    slurm_cluster: SlurmCluster, settings: list[str]
+) -> None:
+    later = [*settings, "llm=vllm_batch", "+llm.job.extra_sbatch.begin=now+1hour"]
+    seen = drive(slurm_cluster, "cancelled", "cancelled", later)
+    assert seen["first"][0] != seen["second"][0]
+    assert seen["batches"] == ["0001", "0002"]
+
+
+def test_ticks_come_back_while_a_batch_is_in_the_queue_and_find_its_replies(
+    slurm_cluster: SlurmCluster, settings: list[str]
+) -> None:
+    seen = drive(slurm_cluster, "ticks", "tick", [*settings, "llm=vllm_batch", "+llm.job.extra_sbatch.begin=now+1hour"])
+    assert [said.startswith("batch 1: job ") for said in seen["said"]] == [True, True]
+    assert seen["jobs"] == [1, 1]
+    assert seen["tokens"] > 0
 
 
 def test_a_campaign_of_one_generation_runs_with_its_server_as_a_job(

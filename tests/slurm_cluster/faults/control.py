@@ -37,6 +37,23 @@ def controller_stopped(bench: Bench) -> Facts:
     return {"silent s": outage_s, **{f"{name} calls": count for name, count in calls.items()}, **trial.check_all(watch)}
 
 
+def controller_killed(bench: Bench) -> Facts:
+    """SIGKILL of slurmctld, which then knows only what it had saved, at random moments while elements run."""
+    trial = Trial(bench, is_prepared=True)
+    kills = 0
+    with trial.running() as watch:
+        while kills < bench.often(8, 2) and not trial.is_over:
+            time.sleep(bench.rng.uniform(0.0, 10.0))
+            bench.cluster.stop_daemon("slurmctld", sign=signal.SIGKILL)
+            kills += 1
+            time.sleep(bench.rng.uniform(0.0, 5.0))
+            bench.cluster.start_controller()
+        trial.finish()
+    # what slurmctld had not saved is lost: a training of it goes on in another round, from its checkpoint
+    rounds = len(list(trial.folder.glob("gen-0001/manifest-*.json")))
+    return {"kills": kills, "rounds": rounds, **trial.check_all(watch)}
+
+
 def accounting_stopped(bench: Bench) -> Facts:
     """slurmdbd is gone, an element is cancelled meanwhile, and a new driver is started."""
     trial = Trial(bench, is_prepared=True)

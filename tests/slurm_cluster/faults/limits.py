@@ -20,7 +20,9 @@ def wall_time(bench: Bench) -> Facts:
     trial = Trial(bench, *LONG, f"slurm.timeout_min={LIMIT_MIN}", "slurm.requeue=true", is_prepared=False)
     with trial.running() as watch:
         bench.wait_for(
-            lambda: trial.is_over or bool(trial.contents().evaluations), "the training was not recorded", limit_s=1800
+            lambda: trial.is_over or (bool(trial.records()) and bool(trial.contents().evaluations)),
+            "the training was not recorded",
+            limit_s=1800,
         )
     trial.check_clean()
     assert not watch.doubled, f"trained twice: {sorted(watch.doubled)}"

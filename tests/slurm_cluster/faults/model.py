@@ -11,12 +11,11 @@ from arch_search.serving import server
 from arch_search.serving.endpoint import read_record
 from tests.slurm_cluster.faults.bench import Bench, Facts, Trial
 from tests.slurm_cluster.faults.processes import descendants, kill
-from tests.slurm_cluster.owner import REPOSITORY
+from tests.slurm_cluster.model import ENVIRONMENT, MODEL, WEIGHTS, model_of
 
 # many requests and hardly any training; what a small model writes is mostly refused, which is not looked at
 ASKING = (
-    *("llm=vllm_job", "llm.model=smollm2-135m-instruct", f"llm.env_dir={REPOSITORY / '.venv-llm'}"),
-    *(f"llm.cache_dir={REPOSITORY / '.cache'}", "llm.context_tokens=2048", "llm.request_limit_s=60"),
+    *("llm.context_tokens=2048", "llm.request_limit_s=60"),
     *("llm.job.memory_gb=7", "llm.job.cpus_per_task=2", "llm.threads=1", "llm.parallel_requests=2"),
     *("campaign.slots.grammar_edit=4", "campaign.tries_per_slot=4", "campaign.seeds_per_candidate=1"),
     *("campaign.reference_seeds=1", "stage.steps=6", "roles.analyst_enabled=false", "roles.researcher.max_tokens=256"),
@@ -41,8 +40,9 @@ def model_at_its_limit(bench: Bench) -> Facts:
 
 def _with(bench: Bench, harm: Callable[[Trial], None], *overrides: str) -> Facts:
     """A campaign whose first server comes to harm; it ends on another one."""
-    assert (REPOSITORY / ".venv-llm").is_dir(), "run: arch-search prefetch llm=vllm llm.model=smollm2-135m-instruct"
-    trial = Trial(bench, *ASKING, *overrides, is_prepared=False)
+    assert ENVIRONMENT.is_dir(), f"run: arch-search prefetch llm=vllm llm.model={MODEL}"
+    assert WEIGHTS.is_dir(), f"run: arch-search prefetch llm=vllm llm.model={MODEL}"
+    trial = Trial(bench, *model_of(bench.cluster), *ASKING, *overrides, is_prepared=False)
     with trial.running():
         bench.wait_for(
             lambda: trial.is_over or _ready_servers(trial) > 0, "the first server was not ready", limit_s=LIMIT_S

@@ -91,6 +91,12 @@ _ALL = (
         must_hold=_SILENT,
         check=control.controller_stopped,
     ),
+    Row(
+        name="slurmctld-killed",
+        fault="SIGKILL of slurmctld, 8 random moments",
+        must_hold="nothing lost, no orphan or double array",
+        check=control.controller_killed,
+    ),
     Row(name="slurmdbd-stopped", fault="slurmdbd stopped", must_hold=_SILENT, check=control.accounting_stopped),
     Row(
         name="sacct-absent",

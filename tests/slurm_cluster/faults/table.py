@@ -7,7 +7,9 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 from cognition_db.experience.files import write_atomic
@@ -83,20 +85,32 @@ def try_row(row: Row, *, is_short: bool) -> Outcome:
     return Outcome(row=row.name, holds=holds, seconds=time.monotonic() - begun, detail=detail)
 
 
-def run_table(rows: Iterable[Row], *, kept: Kept, again: bool, is_short: bool, say: Callable[[str], None]) -> bool:
-    """Try every row, print its line, and say at the end how many hold; rows that held before are not tried again.
+def run_table(
+    rows: Iterable[Row],
+    *,
+    kept: Kept,
+    again: bool,
+    attempt: Callable[[Row], Outcome],
+    say: Callable[[str], None],
+    lanes: int = 1,
+) -> bool:
+    """Try every row, print its line when it is known, and say at the end how many hold.
 
-    `again`: try them all the same.
+    Rows that held before are not tried again, unless `again`. `lanes`: rows tried at once.
     """
     wanted = list(rows)
-    held = 0
-    for row in wanted:
-        known = None if again else kept.read().get(row.name)
-        if known is None or not known.holds:
-            known = try_row(row, is_short=is_short)
-            kept.add(known)
-        say(known.line())
-        held += known.holds
+    before = {} if again else {name: one for name, one in kept.read().items() if one.holds}
+    known = [before[row.name] for row in wanted if row.name in before]
+    with ThreadPoolExecutor(lanes) as pool:
+        tries = [pool.submit(attempt, row) for row in wanted if row.name not in before]
+        try:
+            for outcome in chain(known, (one.result() for one in as_completed(tries))):
+                kept.add(outcome)
+                say(outcome.line())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # one that is interrupted begins no other row
+            raise
+    held = sum(kept.read()[row.name].holds for row in wanted)
     say(f"faults: {held} of {len(wanted)} hold")
     return held == len(wanted)
 
