@@ -13,9 +13,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from small_campaign import SMALL, arch_search, descendants, kill, start
 
+from arch_search.agents.call_log import CallLog
 from arch_search.budget import Asked, Expenses, asked_json, gpus_asked, spent, stop_reason
 from arch_search.campaign import Campaign, start_or_continue
+from arch_search.dispatch import Dispatcher
 from arch_search.errors import CampaignError
+from arch_search.launching import make_launcher
+from arch_search.reporting import progress_of
 from arch_search.settings import load_config
 from cognition_db.experience.archive import ArchiveContents, read_archive
 
@@ -236,3 +240,13 @@ def test_what_runs_beyond_the_budget_is_cancelled_without_using_up_an_attempt(tm
 
 def _contents(cwd: Path) -> ArchiveContents:
     return read_archive(cwd / "c" / "archive.h5")
+
+
+def test_the_live_panel_tells_what_is_used_by_now(campaign_of: MakeCampaign) -> None:
+    campaign = campaign_of()
+    dispatcher = Dispatcher(campaign, make_launcher(campaign), lambda event: None)
+    calls = CallLog(campaign.paths.calls, campaign.paths.text)
+    for unit, used in (("g0001-u0000", "0.5"), ("g0001-u0001", "1")):
+        train(campaign, unit, hours=0.5)
+        shown = progress_of(campaign, dispatcher, activity="trains", calls=calls).budget
+        assert shown == f"{used} core-hours used, no limit (finished {used})"
