@@ -32,6 +32,8 @@ CAMPAIGN = (
     *("campaign.reference_seeds=3", "campaign.seeds_per_candidate=3"),
     *("campaign.slots.grammar_edit=1", "campaign.slots.grammar_program=0"),
     *("campaign.slots.mutation=1", "campaign.slots.placebo=0", "llm=recorded", f"llm.recording={_RECORDING}"),
+    # the source text of Python would be another one for a user of another Python
+    *("data=text", f"data.path={_RECORDING}"),
     *("stage.steps=500", "stage.slow_factor=1000000", "stage.task_limit_s=3000", "stage.checkpoint_every_s=1"),
 )
 Scores = Mapping[str, Mapping[str, float]]
