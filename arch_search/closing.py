@@ -28,7 +28,7 @@ from slurm.units import Submission
 def merge_generation(campaign: Campaign, number: int, say: Callable[[str], None]) -> MergeReport:
     """Evaluations of all shards of a generation; damaged shards are moved aside and their units train again."""
     paths = campaign.generation(number)
-    report = merge(*merge_plan(campaign, number))
+    report = merge(*merge_plan(campaign, number, paths.shards))
     for bad, reason in report.quarantined:
         paths.quarantine.mkdir(exist_ok=True)
         shutil.move(bad, paths.quarantine / bad.name)
@@ -36,12 +36,12 @@ def merge_generation(campaign: Campaign, number: int, say: Callable[[str], None]
     return report
 
 
-def merge_plan(campaign: Campaign, number: int) -> tuple[list[Path], list[Task]]:
-    """The shards of a generation, the newest of each unit, and the trainings they must hold."""
+def merge_plan(campaign: Campaign, number: int, folder: Path) -> tuple[list[Path], list[Task]]:
+    """The shards of a generation in `folder`, the newest of each unit, and the trainings they must hold."""
     paths = campaign.generation(number)
     shards: list[Path] = []
     expected: list[Task] = []
-    newest = shards_of(paths)
+    newest = shards_of(folder)
     for pack in packs_of(number, admitted(read_tries(paths)), campaign.config, attempt=1):
         shard = newest.get(pack.unit)
         if shard is not None:

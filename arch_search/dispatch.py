@@ -178,7 +178,7 @@ class Dispatcher:
             self._say(f"gen {number}: {units[0]}{f' and {len(units) - 1} more' if len(units) > 1 else ''}: {note}")
 
     def _without_shard(self, number: int, candidates: Sequence[Candidate], *, attempt: int) -> list[Pack]:
-        shards = shards_of(self._campaign.generation(number))
+        shards = shards_of(self._campaign.generation(number).shards)
         packs = packs_of(number, candidates, self._campaign.config, attempt=attempt)
         return [pack for pack in packs if pack.unit not in shards]
 
@@ -297,7 +297,7 @@ def probe_of(paths: GenerationPaths) -> Probe:
 
 def _listing(paths: GenerationPaths) -> tuple[Collection[str], set[str]]:
     """Units with a shard, and units that have begun."""
-    return shards_of(paths), set(os.listdir(paths.units)) if paths.units.exists() else set()
+    return shards_of(paths.shards), set(os.listdir(paths.units)) if paths.units.exists() else set()
 
 
 def _is_cancelled(submission: Path) -> bool:

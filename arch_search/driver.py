@@ -10,6 +10,7 @@ from pathlib import Path
 from arch_search.agents.call_log import CallLog
 from arch_search.campaign import Campaign
 from arch_search.closing import close_generation, merge_generation
+from arch_search.compacting import compact
 from arch_search.dispatch import Dispatcher
 from arch_search.errors import CampaignError, ReplyPendingError
 from arch_search.generation import OpenSlots, admitted, open_slots, read_tries
@@ -132,6 +133,8 @@ class Driver:
     def _tick(self) -> Tick:
         self.require_going()
         number = self.campaign.generations_closed()
+        for closed in range(number):
+            compact(self.campaign.generation(closed))
         if self.campaign.is_finished():
             write_campaign_report(self.campaign, self.call_log)
             return Tick(finished=True)

@@ -118,10 +118,10 @@ def rounds_of(paths: GenerationPaths) -> tuple[int, ...]:
     return tuple(sorted(int(file.stem.removeprefix("manifest-")) for file in paths.root.glob("manifest-*.json")))
 
 
-def shards_of(paths: GenerationPaths) -> dict[str, Path]:
-    """The newest shard of every unit that has one, from one listing of the folder."""
+def shards_of(folder: Path) -> dict[str, Path]:
+    """The newest shard of every unit that has one, from one listing of a folder of shards."""
     found: dict[str, tuple[int, Path]] = {}
-    for file in paths.shards.glob("*.h5"):
+    for file in folder.glob("*.h5"):
         unit, _, attempt = file.stem.rpartition("-a")
         if attempt.isdigit() and int(attempt) > found.get(unit, (0, file))[0]:
             found[unit] = (int(attempt), file)

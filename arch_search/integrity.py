@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 
 from arch_search.campaign import Campaign
 from arch_search.closing import archive_sha256, merge_plan
+from arch_search.compacting import shards_folder
 from arch_search.generation import admitted, open_slots, packs_of, read_tries, rounds_of, shards_of
 from arch_search.paths import GenerationPaths
 from cognition_db.experience import archive, fsck
@@ -58,9 +60,15 @@ def _closed_generation(campaign: Campaign, number: int, contents: archive.Archiv
         yield Problem(where=str(paths.slots), what="the generation is closed but a slot is not decided")
     ids = {candidate.id for candidate in admitted(tries)}
     kept = {one.task.key: one for one in contents.evaluations if one.task.candidate_id in ids and _of(one.unit, number)}
-    report = merge(*merge_plan(campaign, number))
+    try:
+        with shards_folder(paths) as folder:
+            report = merge(*merge_plan(campaign, number, folder))
+    except zipfile.BadZipFile as error:
+        yield Problem(where=str(paths.packed_shards), what=f"is no zip file that can be read ({error})")
+        return
+    place = paths.packed_shards if paths.packed_shards.exists() else paths.shards
     for bad, reason in report.quarantined:
-        yield Problem(where=str(bad), what=reason)
+        yield Problem(where=f"{place}/{bad.name}", what=reason)
     for key in report.missing:
         yield Problem(where=key, what="no shard holds this training")
     for evaluation in report.evaluations:
@@ -82,6 +90,6 @@ def _open_generation(campaign: Campaign, paths: GenerationPaths) -> Iterator[Pro
         unit = shard.stem.rpartition("-a")[0]
         if unit not in known:
             yield Problem(where=str(shard), what="belongs to no work unit of this generation")
-    for unit, shard_file in sorted(shards_of(paths).items()):
+    for unit, shard_file in sorted(shards_of(paths.shards).items()):
         if unit in known and not shard_file.stat().st_size:
             yield Problem(where=str(shard_file), what="is empty")

@@ -169,6 +169,16 @@ class GenerationPaths:
         return self.shards / f"{unit}-a{attempt}.h5"
 
     @property
+    def packed_units(self) -> Path:
+        """What `units` held, once the generation is closed."""
+        return self.root / "units.zip"
+
+    @property
+    def packed_shards(self) -> Path:
+        """What `shards` held, once the generation is closed."""
+        return self.root / "shards.zip"
+
+    @property
     def quarantine(self) -> Path:
         return self.root / "quarantine"
 

@@ -50,6 +50,8 @@ def run_pack(manifest_path: Path, index: int, *, stop: StopRequest | None = None
         raise CampaignError(f"{manifest_path}: no pack {index}, it has {len(manifest.packs)}")
     generation = GenerationPaths(manifest_path.resolve().parent)
     pack = manifest.packs[index]
+    if generation.packed_shards.exists():
+        return SHARD_WRITTEN  # the generation is closed; its folders must not come back
     paths = generation.unit(pack.unit)
     with _held(paths) as is_ours:
         if not is_ours:

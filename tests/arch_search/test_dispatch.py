@@ -99,4 +99,4 @@ def test_the_newest_attempt_of_a_unit_is_its_shard(campaign: Campaign) -> None:
     for attempt in (2, 10, 9):
         paths.shard("g0001-u0000", attempt).touch()
     (paths.shards / "not-a-shard.h5").touch()
-    assert shards_of(paths) == {"g0001-u0000": paths.shard("g0001-u0000", 10)}
+    assert shards_of(paths.shards) == {"g0001-u0000": paths.shard("g0001-u0000", 10)}

@@ -21,6 +21,7 @@ LAYERS = [
         "admitting",
         "dispatch",
         "closing",
+        "compacting",
         "reporting",
         "integrity",
         "launching",

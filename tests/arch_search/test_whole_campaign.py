@@ -45,9 +45,7 @@ def test_a_campaign_runs_to_its_end_and_says_where_the_report_is(finished: Path)
     assert any(set(one.parents) & first for one in contents.candidates if one.generation == 2)
 
 
-@pytest.mark.parametrize(
-    "damaged", ["gen-0001/shards/g0001-u0000-a1.h5", "gen-0001/slots/000-0.json", "archive.h5", "journal.jsonl"]
-)
+@pytest.mark.parametrize("damaged", ["gen-0001/shards.zip", "gen-0001/slots/000-0.json", "archive.h5", "journal.jsonl"])
 def test_fsck_finds_a_finished_campaign_clean_and_names_what_was_damaged(finished: Path, damaged: str) -> None:
     folder = finished / "campaigns" / "smoke-001"
     assert arch_search("fsck", str(folder), cwd=finished).returncode == 0

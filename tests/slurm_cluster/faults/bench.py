@@ -9,9 +9,11 @@ import signal
 import subprocess
 import time
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from tests.slurm_cluster.faults.undisturbed import ATTEMPTS, CAMPAIGN, measured,
 from tests.slurm_cluster.owner import REPOSITORY
 
 POLL_S = 1
+LEAVING_S = 30.0  # for elements that have ended to leave the queue
 ON_CLUSTER = (
     *("slurm=cluster", f"slurm.poll_s={POLL_S}", "slurm.max_parallel=2", "slurm.timeout_min=10"),
     *("slurm.memory_gb=1", "slurm.estimate_time=false", "slurm.lease_s=5", "slurm.warn_s=20"),
@@ -208,9 +211,13 @@ class Trial:
     def contents(self) -> ArchiveContents:
         return open_campaign(self.folder).contents()
 
-    def records(self) -> list[Path]:
-        """Measurements of single trainings that are written, before or after their merge."""
-        return sorted(self.folder.glob("gen-*/units/*/*-s*.json"))
+    def records(self) -> set[str]:
+        """Files of measurements of single trainings, by generation, unit and training, in closed generations too."""
+        found = {str(path.relative_to(self.folder)) for path in self.folder.glob("gen-*/units/*/*-s*.json")}
+        for packed in self.folder.glob("gen-*/units.zip"):
+            names = zipfile.ZipFile(packed).namelist()
+            found |= {f"{packed.parent.name}/units/{name}" for name in names if fnmatch(name, "*/*-s*.json")}
+        return found
 
     def heartbeats(self) -> dict[str, dict[str, Any]]:
         """Unit -> its heartbeat."""
@@ -243,7 +250,10 @@ class Trial:
 
     def check_arrays(self) -> int:
         """One array for each name, none in the queue; their number."""
-        self.bench.wait_for(lambda: not self.bench.queued(), "an array is left in the queue", limit_s=30)
+        begun = time.monotonic()
+        while left := self.bench.queued():
+            assert time.monotonic() - begun < LEAVING_S, f"left in the queue: {', '.join(left)}"
+            time.sleep(0.5)
         arrays = self.bench.arrays_by_name()
         doubled = {name: sorted(ids) for name, ids in arrays.items() if len(ids) > 1}
         assert not doubled, f"arrays submitted twice: {doubled}"

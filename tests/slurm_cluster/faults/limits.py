@@ -10,8 +10,8 @@ from tests.slurm_cluster.faults.bench import Bench, Facts, Trial
 from tests.slurm_cluster.faults.processes import kill, trainings
 
 LIMIT_MIN = 2
-# three minutes of training on an idle core
-LONG = ("stage.steps=16000", "campaign.reference_seeds=1", "campaign.seeds_per_candidate=1")
+# four to five minutes of training on an idle core
+LONG = ("stage.steps=40000", "campaign.reference_seeds=1", "campaign.seeds_per_candidate=1")
 STARTS_WITHOUT_PROGRESS = 3
 
 

@@ -35,7 +35,9 @@ def model_hung(bench: Bench) -> Facts:
 
 def model_at_its_limit(bench: Bench) -> Facts:
     """The time limit of the server's job comes while it is asked."""
-    return _with(bench, lambda trial: None, "llm.job.timeout_min=6", "llm.job.replace_before_min=3")
+    longer = ("campaign.slots.grammar_edit=8", "campaign.tries_per_slot=6")
+    limit = ("llm.job.timeout_min=4", "llm.job.replace_before_min=2")
+    return _with(bench, lambda trial: None, *longer, *limit)
 
 
 def _with(bench: Bench, harm: Callable[[Trial], None], *overrides: str) -> Facts:

@@ -95,11 +95,15 @@ def _write_late(trial: Trial) -> str:
     """Let a worker of round 1 come when the shard of a later round is there; the unit. It may leave at once."""
     bench, generation = trial.bench, trial.folder / "gen-0001"
 
-    def later() -> list[Path]:
-        return sorted((generation / "shards").glob("*-a[2-9].h5"))
+    found: list[Path] = []
 
-    bench.wait_for(lambda: trial.is_over or bool(later()), "no element was run again", limit_s=300)
-    unit = later()[0].stem.rpartition("-a")[0]
+    def is_there() -> bool:
+        found.extend(sorted((generation / "shards").glob("*-a[2-9].h5")))
+        return bool(found)
+
+    bench.wait_for(lambda: is_there() or trial.is_over, "no element was run again", limit_s=300)
+    assert found, f"the campaign was over before a late worker could come: {trial.said()[-800:]}"
+    unit = found[0].stem.rpartition("-a")[0]
     index = int(unit.rpartition("-u")[2])
     worker = [bench.cluster.python, "-m", "arch_search.worker", str(generation / "manifest-001.json"), str(index)]
     done = bench.cluster.run_as_user(worker, timeout_s=120)
