@@ -66,6 +66,7 @@ class Dispatcher:
         self._say = say
         self._states: dict[str, UnitState] = {}
         self._said: set[str] = set()
+        self._finished: set[int] = set()
         self._units_of: dict[tuple[int, int], tuple[WorkUnit, ...]] = {}
         self._expenses = budget.Expenses(campaign)
         self._timeout_min = campaign.config.slurm.timeout_min
@@ -94,10 +95,11 @@ class Dispatcher:
         """
         paths = self._campaign.generation(number)
         missing = self._without_shard(number, candidates, attempt=1)
+        rounds = rounds_of(paths)
         if not missing:
             self._states = {}
+            self._finish(number, rounds)
             return True
-        rounds = rounds_of(paths)
         if not rounds:
             self._require_budget(missing)
             self._write_round(number, 1, candidates, target_parameters, step_s)
@@ -128,6 +130,14 @@ class Dispatcher:
         self._say(f"gen {number}: {len(missing)} units ended without a shard ({lost}); running them again")
         self._write_round(number, current + 1, candidates, target_parameters, step_s)
         return False
+
+    def _finish(self, number: int, rounds: Sequence[int]) -> None:
+        """Every unit has its shard: leave nothing of the generation in a queue."""
+        for one in rounds if number not in self._finished else ():
+            record = read_json(self._campaign.generation(number).submission(one))
+            if record["state"] == "submitted":
+                self._launcher.finish(Submission.from_json(record["submission"]))
+        self._finished.add(number)
 
     def _require_room(self) -> None:
         """A full disk is no failure of a candidate: stop before attempts are used up on it."""

@@ -275,6 +275,10 @@ class LeasedLauncher:
     def notes(self, submission: Submission) -> dict[str, str]:
         return self._launcher.notes(submission)
 
+    def finish(self, submission: Submission) -> None:
+        self._lease.require()
+        self._launcher.finish(submission)
+
     def cancel(self, submission: Submission) -> None:
         self._lease.require()
         self._launcher.cancel(submission)

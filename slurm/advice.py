@@ -22,6 +22,8 @@ class Phase(Enum):
     UNKNOWN = "unknown"
 
 
+LAUNCH_FAILED = "launch failed requeued held"  # the reason of an element that Slurm could not start and holds now
+
 # what the loop does in each phase
 LOOP = {
     Phase.WAITING: "waits",
@@ -147,8 +149,8 @@ REASON_RULES: tuple[ReasonRule, ...] = (
     ),
     *_reasons(
         False,
-        "its launch failed: look for broken nodes, then scontrol release <job>",
-        *("launch failed requeued held", "JobLaunchFailure"),
+        "its launch failed; it is released three times, then look for broken nodes and scontrol release <job>",
+        *(LAUNCH_FAILED, "JobLaunchFailure"),
     ),
     *_reasons(
         False,

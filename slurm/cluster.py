@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ KIND = "cluster"
 _GRACE_LEAST_S = 5.0
 _GRACE_POLLS = 3.0  # a file may be a minute late on a network file system, and polls are 30 s apart at least
 _CANCELLED_AT_ONCE = 500  # job ids on one command line
+_RELEASES = 3  # of an element that is held because its launch failed
 T = TypeVar("T")
 
 
@@ -73,6 +75,8 @@ class ClusterLauncher:
         self._seen: Snapshot | None = None
         self._refused: dict[str, tuple[float, str]] = {}
         self._failure: tuple[float, UnavailableError] | None = None
+        self._released: Counter[str] = Counter()
+        self._released_unix = 0.0
         self._watcher = Watcher(self._client, grace_s=grace_s, clock=clock, has_accounting=self._has_accounting)
 
     @property
@@ -128,6 +132,7 @@ class ClusterLauncher:
         seen = self._look()
         reason = self._advance(waves, seen)
         self._cancel_doubles(waves, seen)
+        self._release_failed_launches(waves, seen)
         return self._watcher.states(submission, waves, evidence, seen, reason=reason)
 
     def look(self, submission: Submission, units: Sequence[WorkUnit], probe: Probe) -> dict[str, UnitState]:
@@ -135,6 +140,15 @@ class ClusterLauncher:
         waves = self._open(Desk(Path(submission.folder), submission.comment), submission)
         evidence = {unit.name: probe(unit.name) for unit in units}
         return self._watcher.states(submission, waves, evidence, self._look(), reason="")
+
+    def finish(self, submission: Submission) -> None:
+        """Take out of the queue what Slurm would start once more although every unit has its result."""
+        waves = self._open(Desk(Path(submission.folder), submission.comment), submission)
+        left = waves.waiting(self._look().rows)
+        if left:
+            # what starts all the same ends at once
+            with contextlib.suppress(UnavailableError):
+                _cancel(left, "--state=PENDING")
 
     def notes(self, submission: Submission) -> dict[str, str]:
         """One line for each unit of the last `states` that has something to tell: why it waits, is held or ended."""
@@ -225,6 +239,18 @@ class ClusterLauncher:
             with contextlib.suppress(UnavailableError):
                 _cancel(doubles)
 
+    def _release_failed_launches(self, waves: Waves, seen: Snapshot) -> None:
+        """A node or slurmctld that dies at the wrong moment leaves elements on hold, which are their user's to release.
+
+        An element whose launch fails again and again stays on hold for the user to look at.
+        """
+        due = [one for one in waves.failed_launches(seen.rows) if self._released[one] < _RELEASES]
+        if due and self._released_unix < seen.look.taken_unix:
+            self._released_unix = seen.look.taken_unix
+            with contextlib.suppress(UnavailableError):
+                run_client(["scontrol", "release", ",".join(due)])
+            self._released.update(due)
+
 
 def _check_words(order: Order) -> None:
     if not order.units:
@@ -235,9 +261,9 @@ def _check_words(order: Order) -> None:
         raise SubmitError(f"comment {order.comment!r}: must not be empty nor hold a bar or control characters")
 
 
-def _cancel(job_ids: Sequence[str]) -> None:
+def _cancel(job_ids: Sequence[str], *options: str) -> None:
     for first in range(0, len(job_ids), _CANCELLED_AT_ONCE):
-        run_client(["scancel", "--quiet", *job_ids[first : first + _CANCELLED_AT_ONCE]])
+        run_client(["scancel", "--quiet", *options, *job_ids[first : first + _CANCELLED_AT_ONCE]])
 
 
 def _receipt(waves: Waves) -> Submission:

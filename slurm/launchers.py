@@ -43,6 +43,10 @@ class Launcher(Protocol):
         """Name of a unit -> one line for the user, from the last `states`: why it waits, is held or ended."""
         ...
 
+    def finish(self, submission: Submission) -> None:
+        """Every unit has its result: nothing of it shall start any more."""
+        ...
+
     def cancel(self, submission: Submission) -> None:
         """End everything of the submission; its units then come to ENDED."""
         ...

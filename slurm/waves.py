@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from slurm import batch
+from slurm.advice import LAUNCH_FAILED
 from slurm.batch import Batch, NoAnswerError
 from slurm.client import SlurmClient
 from slurm.errors import UnavailableError
@@ -122,6 +123,18 @@ class Waves:
             if known not in (None, job_id) and any(row.phase is not Phase.OVER for row in rows):
                 found.append(job_id)
         return found
+
+    def waiting(self, rows_of_jobs: Mapping[str, Sequence[ArrayRow]]) -> list[str]:
+        """Arrays on record with elements that have not started or are to start again."""
+        mine = ((array.job_id, rows_of_jobs.get(array.job_id, ())) for array in self.arrays)
+        waits = (Phase.WAITING, Phase.HELD)
+        return [job_id for job_id, rows in mine if any(self.owns(row) and row.phase in waits for row in rows)]
+
+    def failed_launches(self, rows_of_jobs: Mapping[str, Sequence[ArrayRow]]) -> list[str]:
+        """Elements that Slurm holds because their launch failed, as <job>_<index>."""
+        rows = (row for array in self.arrays for row in rows_of_jobs.get(array.job_id, ()) if self.owns(row))
+        held = (row for row in rows if row.phase is Phase.HELD and row.reason == LAUNCH_FAILED)
+        return [f"{row.job_id}_{index}" for row in held for part in row.indices for index in part]
 
     def _record(self, intent: Intent, job_id: str) -> ArrayJob:
         job = ArrayJob(job_id=job_id, offset=intent.offset, count=intent.count, submitted_unix=self._clock())

@@ -63,6 +63,40 @@ def test_a_fresh_heartbeat_keeps_a_unit_that_slurm_has_given_up(site: Site, tmp_
     assert states == {"u00": UnitState.RUNNING, "u01": UnitState.ENDED}
 
 
+def _row(element: str, word: str, reason: str, submitted: Submission) -> str:
+    job_id, _, index = element.partition("_")
+    name = f"{submitted.name}-{Desk(Path(submitted.folder), submitted.comment).key}-0"
+    return f"{job_id}|{index}|{word}|{reason}|{name}|{submitted.comment}|."
+
+
+def test_elements_whose_launch_failed_are_released_three_times_and_no_others(site: Site, tmp_path: Path) -> None:
+    one = submission(tmp_path, "asx one", job_id="7", count=3)
+    held = [_row("7_0", "PENDING", "launch failed requeued held", one), _row("7_1", "PENDING", "JobHeldUser", one)]
+    foreign = replace(one, comment="somebody else")
+    rows = "\n".join([*held, _row("8_0", "PENDING", "launch failed requeued held", foreign)])
+    site.act("squeue", f"echo '{rows}'")
+    site.act("scontrol", f'[ "$1" = release ] && echo "$2" >> "{tmp_path}/released"')
+    launcher = site.launcher()
+    for _ in range(5):
+        assert launcher.states(one, units(3), NOTHING)["u00"] is UnitState.HELD
+        launcher.states(one, units(3), NOTHING)  # the same answer of squeue
+        site.clock.now += 35
+    assert (tmp_path / "released").read_text().split() == ["7_0"] * 3
+
+
+def test_what_waits_although_every_unit_is_done_is_taken_out_of_the_queue(site: Site, tmp_path: Path) -> None:
+    one = submission(tmp_path, "asx one", job_id="7", count=2)
+    site.act("scancel", f'echo "$@" >> "{tmp_path}/cancelled"')
+    site.act("squeue", f"echo '{_row('7_0', 'RUNNING', 'None', one)}'")
+    launcher = site.launcher()
+    launcher.finish(one)
+    assert not (tmp_path / "cancelled").exists()
+    site.clock.now += 35
+    site.act("squeue", f"echo '{_row('7_0', 'PENDING', 'launch failed requeued held', one)}'")
+    launcher.finish(one)
+    assert (tmp_path / "cancelled").read_text().split() == ["--quiet", "--state=PENDING", "7"]
+
+
 def test_what_squeue_has_forgotten_is_explained_by_sacct(site: Site, tmp_path: Path) -> None:
     site.act("squeue", "true")
     launcher, gone = site.launcher(), submission(tmp_path, "asx six", job_id="11", count=2)
@@ -225,4 +259,4 @@ def test_of_two_attempts_the_newer_shard_counts_in_whatever_order_they_land(
     for attempt in landing:
         write_atomic(paths.shard("u00", attempt), b"")
         assert probe_of(paths)("u00").done
-    assert shards_of(paths)["u00"] == paths.shard("u00", 2)
+    assert shards_of(paths.shards)["u00"] == paths.shard("u00", 2)
