@@ -67,6 +67,7 @@ class Dispatcher:
         self._states: dict[str, UnitState] = {}
         self._said: set[str] = set()
         self._finished: set[int] = set()
+        self._packs_of: tuple[tuple[int, tuple[Candidate, ...], int], tuple[Pack, ...]] | None = None
         self._units_of: dict[tuple[int, int], tuple[WorkUnit, ...]] = {}
         self._expenses = budget.Expenses(campaign)
         self._timeout_min = campaign.config.slurm.timeout_min
@@ -189,8 +190,14 @@ class Dispatcher:
 
     def _without_shard(self, number: int, candidates: Sequence[Candidate], *, attempt: int) -> list[Pack]:
         shards = shards_of(self._campaign.generation(number).shards)
-        packs = packs_of(number, candidates, self._campaign.config, attempt=attempt)
-        return [pack for pack in packs if pack.unit not in shards]
+        return [pack for pack in self._packs(number, tuple(candidates), attempt) if pack.unit not in shards]
+
+    def _packs(self, number: int, candidates: tuple[Candidate, ...], attempt: int) -> tuple[Pack, ...]:
+        """All packs of a generation, made once for the same candidates: each look at a large one asks for them."""
+        asked = (number, candidates, attempt)
+        if self._packs_of is None or self._packs_of[0] != asked:
+            self._packs_of = (asked, packs_of(number, candidates, self._campaign.config, attempt=attempt))
+        return self._packs_of[1]
 
     def _write_round(
         self,

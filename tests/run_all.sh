@@ -47,7 +47,8 @@ small=llm.model=smollm2-135m-instruct
 no_vllm=$("$bin/arch-search" doctor --impossible vllm "$small")
 [ -n "$no_vllm" ] || "$bin/arch-search" prefetch "$small"
 tier vllm "$no_vllm" -m "vllm and not slurm and not long"
-tier slurm "$(without slurmctld)" -m "slurm and not long"
+# mostly waiting: two clusters at a time
+tier slurm "$(without slurmctld)" -n 2 --dist loadfile -m "slurm and not long"
 tier gpu "$([ -e /dev/nvidia0 ] || echo "no GPU")" -m gpu
 
 # The README's lint and types are part of what must hold.

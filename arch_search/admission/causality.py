@@ -58,6 +58,39 @@ def check_causality(subject: Subject, lengths: Sequence[int], tolerance: float) 
     )
 
 
+def check_as_trained(subject: Subject, B: int, T: int, tolerance: float) -> tuple[Verdict, ...]:
+    """Verdict `as_trained` (a witness fails `causality`): at the width, layer, rows and dtype of training.
+
+    A leak may wait for any of these. Two futures each, in float32 with its rounding and in float64 where that runs.
+    """
+    for dtype, allowed in ((torch.float32, max(tolerance, _FLOAT32_TOLERANCE)), (torch.float64, tolerance)):
+        try:
+            leak = _leak_as_trained(subject, B, T, allowed, dtype)
+        except (RuntimeError, TypeError, ValueError):
+            continue  # the checks before this one say whether it runs
+        if leak is not None:
+            return (leak,)
+    reason = f"no earlier output moved at its size in training: {B} rows, T = {T}, layer {subject.layer_idx}"
+    return (Verdict(check="as_trained", outcome="passed", reason=reason),)
+
+
+def _leak_as_trained(subject: Subject, B: int, T: int, tolerance: float, dtype: torch.dtype) -> Verdict | None:
+    with precision(dtype):
+        for variant in (_TRAINING, _USE):
+            module = subject.build_as(variant)
+            for rows, length in ((B, T), (1, T), (B, T - 1)):
+                x = draw(rows, length, subject.d_model, seed=_BASE_SEED + T)
+                base = call(module, x, grad=variant.grad).detach()
+                for cut in sorted({length // 2, length - 1} - {0}):
+                    changed = x.clone()
+                    changed[:, cut:] = draw(rows, length, subject.d_model, seed=_FUTURE_SEED + cut)[:, cut:]
+                    output = call(module, changed, grad=variant.grad).detach()
+                    move = _largest_move(base, output, range(cut), tolerance) if is_finite(base, output) else None
+                    if move is not None:
+                        return _witness(module, x, changed, cut, SCALES[0], variant, tolerance, move)
+    return None
+
+
 def check_rows(subject: Subject, lengths: Sequence[int], tolerance: float) -> tuple[Verdict, ...]:
     """Verdicts `batch_rows` (a row that moves another refuses) and `batch_size` (a mark)."""
     try:

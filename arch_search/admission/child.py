@@ -21,9 +21,10 @@ from torch import nn
 
 from arch_search.admission.basics import check_gradients, check_outputs, check_parameters, check_stage
 from arch_search.admission.behaviour import fingerprint
-from arch_search.admission.causality import check_causality, check_rows
+from arch_search.admission.causality import check_as_trained, check_causality, check_rows
 from arch_search.admission.certificate.certify import check_certificate
 from arch_search.admission.cost import check_cost
+from arch_search.admission.framework import Framework
 from arch_search.admission.request import PROGRAM_FILE, REPORT_FILE, REQUEST_FILE, ChildReport, Request
 from arch_search.admission.state import check_hidden, check_memory
 from arch_search.admission.subject import Subject
@@ -33,6 +34,8 @@ from cognition_db.records import Verdict, from_json, to_json
 
 _MAX_PRINTED = 65_536
 _PERIODIC_LEAK_LENGTH = 256
+# a second or less of one core for a program without a loop over tokens
+_MAX_TRAINED_ELEMENTS = 2**18
 
 
 class PrintedTooMuch(Exception):
@@ -53,7 +56,7 @@ def examine(program: Path, request: Request, *, report_to: Callable[[ChildReport
     For programs of the published contract, call `install` of models.stand_in before: it changes the whole process.
     """
     exam = _Exam(program=program, request=request, report_to=report_to)
-    with _counted_output():
+    with _counted_output(), exam.framework.watching(program):
         for name, check in exam.steps():
             exam.run(name, check)
             if any(verdict.refuses for verdict in exam.verdicts):
@@ -69,6 +72,7 @@ class _Exam:
         self._mixer: type[nn.Module] = nn.Module
         self._parameter_count = 0
         self._fingerprint: tuple[float, ...] = ()
+        self.framework = Framework()
         self.verdicts: list[Verdict] = []
 
     def steps(self) -> Iterator[tuple[str, Callable[[], tuple[Verdict, ...]]]]:
@@ -83,8 +87,9 @@ class _Exam:
         yield "state_between_calls", lambda: check_memory(subject, sys.modules.get(self._mixer.__module__))
         yield "stage", lambda: check_stage(self._mixer, self._request)
         traced = sorted({*few, stage.seq_len, _PERIODIC_LEAK_LENGTH})
-        yield "certificate", lambda: check_certificate(subject, traced, settings.tolerance)
+        yield "certificate", lambda: self._certify(subject, traced)
         yield "causality", lambda: check_causality(subject, self._untraced(lengths, traced), settings.tolerance)
+        yield "as_trained", self._check_as_trained
         yield "batch_rows", lambda: check_rows(subject, few, settings.tolerance)
         yield (
             "cost",
@@ -102,6 +107,12 @@ class _Exam:
         # the program may raise anything, SystemExit included; it belongs to the candidate
         except BaseException as error:
             self._refuse(name, self._told(error))
+        touched = self.framework.verdict(name)
+        if touched is not None:
+            self.verdicts.append(touched)
+        elif name == "fingerprint":
+            passed = Verdict(check="framework", outcome="passed", reason="torch, Python and the checks are unchanged")
+            self.verdicts.append(passed)
         self._report_to(self.report(complete=False, doing=name))
 
     def report(self, *, complete: bool, doing: str) -> ChildReport:
@@ -109,7 +120,7 @@ class _Exam:
             complete=complete,
             doing=doing,
             verdicts=tuple(self.verdicts),
-            class_name=self._mixer.__name__ if self._mixer is not nn.Module else "",
+            class_name=_printable(self._mixer.__name__) if self._mixer is not nn.Module else "",
             parameter_count=self._parameter_count,
             fingerprint=self._fingerprint,
         )
@@ -125,6 +136,23 @@ class _Exam:
     def _load(self) -> tuple[Verdict, ...]:
         self._mixer = load_mixer_class(self._program, self._request.class_name)
         return (Verdict(check="contract", outcome="passed", reason=f"uses {self._mixer.__name__}"),)
+
+    def _certify(self, subject: Subject, traced: Sequence[int]) -> tuple[Verdict, ...]:
+        """The program has run at these lengths before, so an error here is the tracker's: it decides nothing."""
+        try:
+            return check_certificate(subject, traced, self._request.settings.tolerance)
+        except Exception as error:
+            reason = f"the tracker does not follow: {self._told(error)}"
+            return (Verdict(check="certificate", outcome="unknown", reason=reason[:500]),)
+
+    def _check_as_trained(self) -> tuple[Verdict, ...]:
+        stage = self._request.stage
+        last = Subject(
+            mixer=self._mixer, d_model=stage.d_model, n_heads=stage.n_heads, layer_idx=max(1, stage.n_layers - 1)
+        )
+        T = max(2, min(stage.seq_len, _MAX_TRAINED_ELEMENTS // stage.d_model))
+        B = max(1, min(stage.batch_size, _MAX_TRAINED_ELEMENTS // (stage.d_model * T)))
+        return check_as_trained(last, B, T, self._request.settings.tolerance)
 
     def _count_parameters(self) -> tuple[Verdict, ...]:
         self._parameter_count, verdict = check_parameters(self._mixer, self._request)
@@ -146,10 +174,20 @@ class _Exam:
 
     def _told(self, error: BaseException) -> str:
         """Type and message in one line, with the last line of the program on the way there."""
-        message = " ".join(str(error).split())[:300]
+        try:
+            message = _printable(" ".join(str(error)[:1000].split()))[:300]
+        # the text of an exception is the program's code as well
+        except BaseException:
+            message = "its text cannot be had"
         lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(self._program)]
         place = f" (line {lines[-1].lineno}: {(lines[-1].line or '')[:100]})" if lines else ""
-        return f"{type(error).__name__}: {message}{place}" if message else f"{type(error).__name__}{place}"
+        name = _printable(type(error).__name__)
+        return f"{name}: {message}{place}" if message else f"{name}{place}"
+
+
+def _printable(text: str) -> str:
+    """Escapes what could move a terminal's cursor or turn its text."""
+    return "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in text)
 
 
 class _Counting(io.TextIOBase):

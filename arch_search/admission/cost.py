@@ -23,6 +23,8 @@ from cognition_db.records import Verdict
 # they touch no more than the part that is picked or put
 _PARTIAL = ("index", "gather", "scatter", "embedding", "take", "masked_select", "put")
 _LENGTHS = (512, 1024, 2048)
+# beside a power of two, where no more than padding may be added
+_BESIDE, _MORE_BESIDE = 1023, 1.5
 # below it the first doubling already shows linear growth, and the second is not computed
 _CLEARLY_LINEAR = 1.03
 # chunks of 16 need about two, a loop over tokens at least five
@@ -50,6 +52,10 @@ def check_cost(subject: Subject, *, max_exponent: float, exempt: bool) -> tuple[
     what, worst = max(exponents.items(), key=lambda item: item[1])
     grown = f"{what} grows as T^{worst:.2f} from T = {lengths[0]} to {lengths[1]}"
     evidence: dict[str, Any] = {name: round(value, 4) for name, value in exponents.items()} | {"lengths": list(lengths)}
+    more = _work(subject, module, _BESIDE).elements / max(1, works[1].elements)
+    if more > _MORE_BESIDE and worst <= max_exponent:
+        worst = math.inf
+        grown = f"work at T = {_BESIDE} is {more:.1f} times that at T = {_LENGTHS[1]}"
     passed = worst <= max_exponent
     reason = grown if passed else f"{grown}; allowed is T^{max_exponent:g}" + (" (exempt)" if exempt else "")
     cost = Verdict(

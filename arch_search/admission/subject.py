@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from arch_search.models.loading import build_mixer, mix
+from arch_search.models.loading import ProgramContractError, build_mixer, mix
 from arch_search.models.stand_in import float64_everywhere
 
 JITTER = 0.1
@@ -36,15 +36,16 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A mixer class and the size at which it is checked."""
+    """A mixer class and the size and layer at which it is checked."""
 
     mixer: type[nn.Module]
     d_model: int
     n_heads: int
+    layer_idx: int = 0
 
     def build(self, *, seed: int = _BUILD_SEED) -> nn.Module:
         torch.manual_seed(seed)
-        return build_mixer(self.mixer, d_model=self.d_model, n_heads=self.n_heads, layer_idx=0)
+        return build_mixer(self.mixer, d_model=self.d_model, n_heads=self.n_heads, layer_idx=self.layer_idx)
 
     def build_as(self, variant: Variant) -> nn.Module:
         """A fresh module in the default dtype, its weights and mode as the variant says."""
@@ -61,10 +62,23 @@ class Subject:
 
 
 def call(module: nn.Module, x: Tensor, *, grad: bool, seed: int = _CALL_SEED) -> Tensor:
-    """Output of the module [B, T, D], detached unless `grad`."""
+    """Output of the module [B, T, D], with a graph only if `grad`; the input is then, as in a model, no leaf.
+
+    Raises:
+        ProgramContractError: besides what `mix` says, the input was written to or the output is of a class of its own.
+    """
     torch.manual_seed(seed)
+    if grad and not x.requires_grad:
+        x = x.detach().requires_grad_()
     with nullcontext() if grad else torch.no_grad():
-        return mix(module, x)
+        given = x * 1.0
+        output = mix(module, given)
+    if not torch.equal(given, x):
+        raise ProgramContractError("forward changes its input in place; let it write to a copy")
+    # a class of its own may answer a comparison as it likes
+    if type(output) is not Tensor:
+        raise ProgramContractError(f"forward returned a {type(output).__name__}, expected a plain torch.Tensor")
+    return output
 
 
 def draw(B: int, T: int, D: int, *, seed: int, scale: float = 1.0) -> Tensor:

@@ -1,10 +1,12 @@
-"""Reading what a jailed program left in its folder: the one place where its bytes come out."""
+"""What a jailed program left in its folder: the one place where its bytes come out, and how a name is made free."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
+from uuid import uuid4
 
 from arch_search.errors import JailError
 
@@ -34,3 +36,18 @@ def read_from_jail(folder: Path, name: str, *, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise JailError(f"the jailed program wrote more than {max_bytes} bytes into {name}")
     return data
+
+
+def free_name(path: Path) -> None:
+    """Leaves nothing under the name `path`, whatever an untrusted program has put there.
+
+    What cannot be removed, such as a folder that its owner may not list, stays beside it under a name of its own.
+    """
+    if not os.path.lexists(path):
+        return
+    aside = path.with_name(f"{path.name}-{uuid4().hex}")
+    os.replace(path, aside)
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        aside.unlink()

@@ -189,7 +189,7 @@ class _PathAttributes(ctypes.Structure):
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 # rights that a rule on a plain file may carry; others make the kernel answer EINVAL
-_ON_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | 1 << 14
+_ON_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | 1 << 14 | 1 << 15
 
 
 def _restrict_files(readable: list[str], writable: list[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import arch_search
 from arch_search.errors import JailError
+from arch_search.jail.files import free_name
 
 _PACKAGES = ("arch_search", "kernels", "cognition_db")
 _IMPORTS = ".imports"
@@ -54,9 +54,7 @@ def jailed_python(workdir: Path, *, python: str = sys.executable, threads: int =
 
 def _link_folder(imports: Path, packages: Sequence[Path]) -> Path:
     """Made anew each time: an earlier program may have left anything under this name."""
-    if imports.is_symlink() or imports.is_file():
-        imports.unlink()
-    shutil.rmtree(imports, ignore_errors=True)
+    free_name(imports)
     imports.mkdir(parents=True)
     for package in packages:
         (imports / package.name).symlink_to(package)

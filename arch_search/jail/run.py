@@ -16,8 +16,9 @@ from typing import IO, Any, Literal
 
 from arch_search.errors import JailError
 from arch_search.jail import guard
-from arch_search.jail.rungs import best_rung, bwrap_failure, bwrap_order, landlock_order, open_order
-from arch_search.jail.watch import TreeUse, tree_use, user_tasks
+from arch_search.jail.files import free_name
+from arch_search.jail.rungs import accelerators, best_rung, bwrap_failure, bwrap_order, landlock_order, open_order
+from arch_search.jail.watch import TreeUse, folder_use, tree_use, user_tasks
 
 Ended = Literal["exited", "timed_out", "out_of_memory", "stopped", "signalled"]
 
@@ -28,6 +29,11 @@ _READ_BYTES = 65_536
 # slows a program that floods its output to about 30 MB/s instead of spending a core on reading it
 _READ_PAUSE_S = 0.002
 _LEAVE_LIMIT_S = 10.0
+_COUNT_EVERY_S = 0.3
+# counting a folder of four thousand files takes some 10 ms
+_COUNT_SHARE = 0.05
+# a checkpoint beside the one it replaces, the results, and what compilers leave
+_LARGEST_FILES, _MOST_FILES = 8, 4_000
 # address space is not memory: torch reserves several GB that it never touches
 _ADDRESS_SPACE_FACTOR, _ADDRESS_SPACE_EXTRA_GB = 4, 16
 _KEPT_VARIABLES = ("LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
@@ -35,7 +41,10 @@ _KEPT_VARIABLES = ("LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """`memory_gb`, `cpu_s` and `processes` (with threads) hold for the whole tree, `file_mb` for each file."""
+    """`memory_gb`, `cpu_s` and `processes` (with threads) hold for the whole tree, `file_mb` for each file.
+
+    The folder of the program may hold eight files' worth of `file_mb` and four thousand names.
+    """
 
     wall_s: float
     cpu_s: float
@@ -92,11 +101,16 @@ def run_jailed(
     workdir = workdir.resolve()
     if not os.path.isabs(command[0]) or not os.access(command[0], os.X_OK):
         raise JailError(f"{command[0]} is not an executable; give its absolute path")
-    (workdir / "tmp").mkdir(exist_ok=True)
+    _make_tmp(workdir)
+    mode = workdir.stat().st_mode
     started = time.monotonic()
-    with _Tree(limits=limits, on_tick=on_tick) as tree:
-        tree.start(_order(command, workdir, readable, limits, environment, rung))
-        tree.watch()
+    try:
+        with _Tree(workdir, limits=limits, on_tick=on_tick) as tree:
+            tree.start(_order(command, workdir, readable, limits, environment, rung))
+            tree.watch()
+    finally:
+        # the program may have closed its own folder to its user
+        workdir.chmod(mode)
     report = tree.report()
     if tree.stopped is None and _looks_like_bwrap(rung, report, tree) and (said := bwrap_failure(workdir, readable)):
         raise JailError(f"bwrap could not build the jail: {said}")
@@ -106,7 +120,8 @@ def run_jailed(
 class _Tree:
     """The guard, its pipes and the watchdog; leaving the block kills whatever still runs."""
 
-    def __init__(self, *, limits: Limits, on_tick: Callable[[], str | None] | None) -> None:
+    def __init__(self, folder: Path, *, limits: Limits, on_tick: Callable[[], str | None] | None) -> None:
+        self._folder = folder
         self._limits = limits
         self._on_tick = on_tick
         self._guard: subprocess.Popen[bytes] | None = None
@@ -153,12 +168,17 @@ class _Tree:
         """Returns when the program has ended and its tree is gone, or is about to be killed on leaving the block."""
         assert self._guard is not None
         begun = time.monotonic()
-        next_watch, next_tick = begun, begun + _TICK_EVERY_S
+        next_watch = next_count = begun
+        next_tick = begun + _TICK_EVERY_S
         while self._collect(next_watch - time.monotonic()):
             now = time.monotonic()
             if now >= next_watch:
                 next_watch = now + _WATCH_EVERY_S
                 self.stopped = self._exceeded(self._use(self._guard.pid), now - begun)
+            if self.stopped is None and now >= next_count:
+                self.stopped = self._overfull(self._guard.pid)
+                counted = time.monotonic()
+                next_count = counted + max(_COUNT_EVERY_S, (counted - now) / _COUNT_SHARE)
             if self.stopped is None and now >= next_tick and self._on_tick is not None:
                 next_tick = now + _TICK_EVERY_S
                 reason = self._on_tick()
@@ -194,6 +214,17 @@ class _Tree:
             return "timed_out", f"used {use.cpu_s:.0f} CPU-seconds, allowed are {limits.cpu_s:.0f}"
         if wall_s > limits.wall_s:
             return "timed_out", f"ran {wall_s:.0f} s, allowed are {limits.wall_s:.0f}"
+        return None
+
+    def _overfull(self, root: int) -> tuple[Ended, str] | None:
+        use = folder_use(self._folder, enough=_MOST_FILES + 1, root=root)
+        most_mb = _LARGEST_FILES * self._limits.file_mb
+        if use.disk_mb > most_mb:
+            return "stopped", f"wrote {use.disk_mb:.0f} MB into its folder, allowed are {most_mb:.0f}"
+        if use.files > _MOST_FILES:
+            return "stopped", f"made more than {_MOST_FILES} files"
+        if use.is_hidden:
+            return "stopped", "made a folder that cannot be counted (no right to list it, or nested too deep)"
         return None
 
     def _collect(self, wait_s: float) -> bool:
@@ -245,6 +276,13 @@ class _Tree:
             raise JailError("a jailed program could not be killed within ten seconds; its processes wait in the kernel")
 
 
+def _make_tmp(workdir: Path) -> None:
+    tmp = workdir / "tmp"
+    if tmp.is_symlink() or not tmp.is_dir():
+        free_name(tmp)
+        tmp.mkdir()
+
+
 def _order(
     command: Sequence[str],
     workdir: Path,
@@ -277,10 +315,12 @@ def _kept_variables() -> dict[str, str]:
 
 
 def _rlimits(limits: Limits) -> dict[str, int]:
+    address_space = int((limits.memory_gb * _ADDRESS_SPACE_FACTOR + _ADDRESS_SPACE_EXTRA_GB) * 2**30)
     return {
+        # CUDA reserves addresses for all memory of host and devices; what is used is counted by the watchdog
+        **({} if accelerators() else {"RLIMIT_AS": address_space}),
         # a backstop for the watchdog, which counts the tree: the limit of the kernel is per process
         "RLIMIT_CPU": int(limits.cpu_s) + 10,
-        "RLIMIT_AS": int((limits.memory_gb * _ADDRESS_SPACE_FACTOR + _ADDRESS_SPACE_EXTRA_GB) * 2**30),
         "RLIMIT_FSIZE": int(limits.file_mb * 2**20),
         "RLIMIT_NOFILE": 1024,
         "RLIMIT_CORE": 0,

@@ -10,10 +10,12 @@ from __future__ import annotations
 import base64
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from functools import cache
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ _SYSTEM_FILES = (
     "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime",
     "/etc/nsswitch.conf", "/etc/passwd", "/etc/group", "/sys/devices/system",
 )  # fmt: skip
+# where a node has accelerators the program may use them; their drivers are then within its reach
+_ACCELERATORS = ("/dev/nvidia*", "/dev/nvidia-caps/*", "/dev/kfd", "/dev/dri/render*")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _PROBE_LIMIT_S = 20
 
@@ -59,6 +63,12 @@ def why_not(rung: str) -> str:
     return f"unknown rung; known: auto, {', '.join(LADDER)}, off"
 
 
+def accelerators() -> list[str]:
+    """Device nodes of the accelerators of this machine; a program of the search may open them."""
+    found = (path for pattern in _ACCELERATORS for path in sorted(glob(pattern)))
+    return [path for path in found if stat.S_ISCHR(os.stat(path).st_mode)]
+
+
 def bwrap_order(command: Sequence[str], *, folder: Path, readable: Sequence[Path]) -> dict[str, Any]:
     """Rung-dependent part of the guard's order: the command wrapped in bwrap, the filter on a descriptor."""
     call_filter = filter_bytes(shared_tree=False)
@@ -80,7 +90,7 @@ def landlock_order(
         "inputs": {},
         "landlock": {
             "readable": [*system, "/proc", *map(str, readable)],
-            "writable": [str(folder), *_DEVICES],
+            "writable": [str(folder), *_DEVICES, *accelerators()],
             "filter": base64.b64encode(call_filter).decode(),
         },
     }
@@ -133,7 +143,11 @@ def _bwrap_command(folder: Path, readable: Sequence[Path]) -> list[str]:
     for path in _SYSTEM_FILES:
         if os.path.exists(path):
             options += ["--ro-bind", os.path.realpath(path), path]
-    options += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
+    # started by root, the program owns the settings of the kernel: below /proc/sys the owner needs no capability
+    options += ["--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev"]
+    for node in accelerators():
+        options += ["--dev-bind", node, node]
+    options += ["--remount-ro", "/dev"]
     options += _binds(folder, readable)
     return [*options, "--remount-ro", "/", "--chdir", str(folder)]
 

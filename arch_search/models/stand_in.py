@@ -5,6 +5,7 @@ Meant for a child process that runs one program: `install` changes the whole pro
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 _FLA_PARENT = str(Path(__file__).parent / "fla_stand_in")
+_WITHOUT_TRANSFORMERS = str(Path(__file__).parent / "fla_stand_in" / "without_transformers")
 _HALF = frozenset({torch.bfloat16, torch.float16})
 _TENSOR_TYPES = {"torch.FloatTensor": torch.float32, "torch.BFloat16Tensor": torch.bfloat16}
 _TENSOR_TYPES["torch.HalfTensor"] = torch.float16
@@ -27,13 +29,16 @@ _UNTOUCHED = frozenset({torch.Tensor.view})
 def install() -> None:
     """Makes a program in the published contract run here; call it before the program is imported, twice does no harm.
 
-    `import fla` finds the stand-in, also where the real fla is installed: its kernels need a GPU. torch.compile
-    returns the function unchanged. A cast to float16 or bfloat16 gives float32: such programs mix their casts with
-    the dtype of a half-precision model, and a product of bfloat16 and float32 is an error.
+    `import fla` finds the stand-in, also where the real fla is installed: its kernels need a GPU. Where transformers is
+    not installed, the few names of it that fla's layers import are found too. torch.compile returns the function
+    unchanged. A cast to float16 or bfloat16 gives float32: such programs mix their casts with the dtype of a
+    half-precision model, and a product of bfloat16 and float32 is an error.
     """
     if _FLA_PARENT in sys.path:
         return
     sys.path.insert(0, _FLA_PARENT)
+    if importlib.util.find_spec("transformers") is None:
+        sys.path.append(_WITHOUT_TRANSFORMERS)
     torch.compile = _uncompiled
     # stays on for the life of the process, as the two changes above do
     _WidenedCasts(torch.float32, _HALF).__enter__()  # type: ignore[no-untyped-call]

@@ -262,6 +262,23 @@ PROVED = {
         "",
         "y = torch.logcumsumexp(v, 2)\ny = y.transpose(1, 2).reshape(B, T, D)\n",
     ),
+    "channels routed to the strongest by scatter and gather": (
+        "",
+        "top, which = q.topk(2, -1)\n"
+        'sparse = torch.full_like(q, float("-inf")).scatter(-1, which, top).softmax(-1)\n'
+        "counts = torch.zeros_like(v).scatter_add(-1, which, v[..., :2])\n"
+        "most = torch.zeros_like(v).scatter_reduce(-1, which, top, 'amax')\n"
+        "y = (sparse + most).cumsum(2) + counts + v.gather(-1, which).sum(-1, keepdim=True)\n"
+        "y = y.transpose(1, 2).reshape(B, T, D)\n",
+    ),
+    "channels of a state written in place where data says": (
+        "",
+        "state = v.clone()\n"
+        "which = q.argmax(-1, keepdim=True)\n"
+        "state.scatter_(-1, which, k[..., :1])\n"
+        "state[:, :, 1:].scatter_(3, which[:, :, :-1], 0.5)\n"
+        "y = state.cumsum(2).transpose(1, 2).reshape(B, T, D)\n",
+    ),
     "matrix state, token by token": (
         "",
         "S = torch.zeros(B, self.h, q.shape[-1], q.shape[-1])\n"

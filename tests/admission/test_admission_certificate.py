@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from certificate_programs import PROGRAM, PROVED, UNKNOWN
-from test_admission_leaks import FAULTS
-from test_admission_leaks import PROGRAM as FAULTY
+from zoo.faults import FAULTS
+from zoo.programs import MIXER
 
 from arch_search.admission.certificate.certify import check_certificate
 from arch_search.admission.subject import Subject
 from arch_search.models.loading import load_mixer_class
 from cognition_db.records import Verdict
 
+FAULTY = MIXER.replace("{top}", "")
 TOLERANCE = 1e-9
 T = 130
 LEAKS = [name for name, (check, _, _) in FAULTS.items() if check == "causality"]

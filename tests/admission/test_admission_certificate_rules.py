@@ -11,8 +11,8 @@ import pytest
 import torch
 from certificate_programs import PROGRAM, PROVED, UNKNOWN
 from test_admission_certificate import FAULTY, LEAKS, write
-from test_admission_leaks import FAULTS
 from torch import Tensor
+from zoo.faults import FAULTS
 
 from arch_search.admission.certificate import certify, tracker
 from arch_search.admission.certificate.operators import RULES
@@ -113,6 +113,8 @@ def test_what_a_rule_calls_independent_is_independent(tmp_path: Path) -> None:
         ("mean", "norm and dropout"),
         ("convolution", "depthwise convolution padded in front"),
         ("linalg_solve_triangular", "one triangular solve"),
+        ("scatter", "channels routed to the strongest by scatter and gather"),
+        ("scatter_add", "channels routed to the strongest by scatter and gather"),
     ],
 )
 def test_a_broken_rule_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operator: str, name: str) -> None:

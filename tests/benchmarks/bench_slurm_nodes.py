@@ -2,7 +2,7 @@
 
 Run: python tests/benchmarks/bench_slurm_nodes.py [nodes] [elements] [seconds each sleeps]     default: 10 100 2
 
-100 nodes and 1000 elements (100 1000 20) need 1 GB and a machine that does nothing else.
+100 nodes and 1000 elements (100 1000 5) need 1 GB and a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.benchmarks.recorded_slurm import keep_table
 from tests.slurm_cluster.cluster import SlurmCluster, missing_programs
 from tests.slurm_cluster.configuration import ClusterOptions
 
-CPUS = 10  # of a node, as it claims; an element asks for one
+CPUS = 2  # of a node, as it claims; an element asks for one
 DRIVE = Path(__file__).parents[1] / "slurm_cluster" / "drive.py"
 LIMIT_S = 1800
 

@@ -59,6 +59,12 @@ def test_operators_under_fla_names_equal_the_definitions(seen: dict[str, Any]) -
     assert max(seen["operators"].values()) < 1e-12, seen["operators"]
 
 
+def test_modules_under_fla_names_equal_what_they_are_by_definition(seen: dict[str, Any]) -> None:
+    assert len(seen["modules"]) == 10
+    # float32 rounding of sums of tens of numbers
+    assert max(seen["modules"].values()) < 1e-5, seen["modules"]
+
+
 def test_short_convolution_goes_on_from_its_cache(seen: dict[str, Any]) -> None:
     assert seen["convolution_distance"] < 1e-6
 

@@ -32,15 +32,7 @@ from tests.slurm_cluster.configuration import (
     slurm_conf,
 )
 from tests.slurm_cluster.configuration import SLURMDBD_CONF as _SLURMDBD_CONF
-from tests.slurm_cluster.owner import (
-    REPOSITORY,
-    USER_PREFIX,
-    can_run,
-    choose_owner,
-    package_folders,
-    python_version,
-    system_python,
-)
+from tests.slurm_cluster.owner import REPOSITORY, USER_PREFIX, choose_owner, usable_python
 
 PROGRAMS = (
     *("munged", "mariadbd", "mariadb", "mariadb-install-db"),
@@ -155,7 +147,7 @@ class SlurmCluster:
 
     def stop(self) -> None:
         """Take everything down: jobs, then daemons in reverse order, then whatever else still names the folder."""
-        with suppress(OSError, subprocess.SubprocessError):
+        with suppress(OSError, subprocess.SubprocessError, ClusterError):  # it must not hide why the test ended
             self.run_as_user(["scancel", "--user", self.owner.name], timeout_s=10)
             self._wait_for(lambda: not self._ask(["squeue", "-h"]).stdout.strip(), "jobs did not end", limit_s=10)
         for name in reversed([*self._daemons]):
@@ -228,7 +220,7 @@ class SlurmCluster:
         names = ("etc", "run", "state", "log", "db", "home", "tmp", "work")
         self._make_owned(*names, "spool", *(f"spool/{node}" for node in self.options.node_names))
         self.folder.chmod(0o755)
-        self.python = self._usable_python()
+        self.python = usable_python(self.owner, self.folder, needed="submitit")
         self.environment["PATH"] = f"{Path(self.python).parent}:{_SYSTEM_PATH}"
         ports = _free_ports(2 + self.options.nodes)
         self._database_port = ports[0]
@@ -261,17 +253,6 @@ class SlurmCluster:
         for path in (self.folder, *(self.folder / name for name in names)):
             path.mkdir(exist_ok=True)
             os.chown(path, self.owner.uid, self.owner.gid)
-
-    def _usable_python(self) -> str:
-        """An interpreter that the owner can run and that sees the packages of this one."""
-        if can_run(self.owner, sys.executable, "import submitit"):
-            return sys.executable
-        home = self.folder / "python"
-        self._must([system_python(), "-m", "venv", "--without-pip", str(home)])
-        packages = home / "lib" / f"python{python_version()}" / "site-packages"
-        lines = [f"import site; site.addsitedir({str(path)!r})" for path in package_folders()]
-        (packages / "packages_of_the_tests.pth").write_text("\n".join([*lines, str(REPOSITORY)]) + "\n")
-        return str(home / "bin" / "python")
 
     def _write_configuration(self, ports: Sequence[int]) -> None:
         host, user = socket.gethostname().split(".")[0], self.owner.name

@@ -13,7 +13,6 @@ from arch_search.admission.certificate.rules import (
     Context,
     Mark,
     align,
-    everything,
     replace_tensors,
     tensors_in,
 )
@@ -68,8 +67,7 @@ def picked(context: Context, func: Any, given: Arguments) -> list[Mark]:
         line = [1] * fetched.dim()
         line[0], line[dim] = 2, -1
         return [Mark(torch.maximum(fetched, index.reshape(line)))]
-    out = func(**{**given, _first(given, table): torch.zeros(table.shape)})
-    return everything(context, [table, *indices], [out])
+    raise NotImplementedError
 
 
 def _first(given: Arguments, tensor: Tensor) -> str:
@@ -77,7 +75,7 @@ def _first(given: Arguments, tensor: Tensor) -> str:
 
 
 def placed(context: Context, func: Any, given: Arguments) -> list[Mark]:
-    """index_put, scatter, index_add, ...: known indices place codes; unknown ones may place anywhere."""
+    """index_put, scatter, index_add, ...: known indices place codes; an unknown scatter stays within its line."""
     target = given["self"]
     indices = tensors_in(given.get("indices", given.get("index")))
     values = [value for name, value in given.items() if isinstance(value, Tensor) and name not in ("self", "index")]
@@ -85,7 +83,9 @@ def placed(context: Context, func: Any, given: Arguments) -> list[Mark]:
     adds = given.get("accumulate") or "add" in func._schema.name or "reduce" in given or "reduce" in func._schema.name
     plain = _functional(func)
     if not known or adds or plain is None:
-        return everything(context, [target, *values, *indices], [target])
+        if "scatter" not in func._schema.name:
+            raise NotImplementedError
+        return [Mark(_scattered(context, given))]
     codes = []
     for plane in range(2):
         shadowed: Arguments = {**given, "self": context.shadow.read(target)[plane].float()}
@@ -96,6 +96,21 @@ def placed(context: Context, func: Any, given: Arguments) -> list[Mark]:
             shadowed["value"] = 0.0
         codes.append(plain(**shadowed))
     return [Mark(torch.stack(codes).to(torch.int16))]
+
+
+def _scattered(context: Context, given: Arguments) -> Tensor:
+    """Any element of a line along `dim` may take any source of that line; lines beyond the index keep what they had."""
+    target, index, source = given["self"], given["index"], given.get("src")
+    dim = given["dim"] % max(1, target.dim()) + 1
+    moved = context.shadow.read(index)
+    if isinstance(source, Tensor):
+        part = source[tuple(slice(size) for size in index.shape)]
+        moved = torch.maximum(moved, context.shadow.read(part))
+    codes = context.shadow.read(target).clone()
+    reached = codes[(slice(None), *(slice(size if axis != dim - 1 else None) for axis, size in enumerate(index.shape)))]
+    if index.numel():
+        reached.copy_(torch.maximum(reached, moved.amax(dim=dim, keepdim=True)))
+    return codes
 
 
 def _functional(func: Any) -> Any:

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+# every dispatch mode makes torch import it, and it replaces functions of torch: not in the middle of a check
+import torch._dynamo
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -45,6 +48,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """tolist, numpy and data_ptr give data to Python past the dispatcher; they count as reads meanwhile."""
         names = ("tolist", "numpy", "__array__", "data_ptr")
         kept = {name: getattr(Tensor, name) for name in names}
+        own = vars(Tensor).keys() & kept.keys()
 
         def wrapped(name: str) -> Any:
             def read(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -60,7 +64,10 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 yield
         finally:
             for name, method in kept.items():
-                setattr(Tensor, name, method)
+                if name in own:
+                    setattr(Tensor, name, method)
+                else:  # inherited: put back as found, or it would seem that the program had added it
+                    delattr(Tensor, name)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = _bound(func, args, kwargs or {})

@@ -87,6 +87,93 @@ def operator_distances() -> dict[str, float]:
     }
 
 
+def layer_operator_distances() -> dict[str, float]:
+    """What layers of fla import beside the delta rules, each against its definition token by token."""
+    ops = importlib.import_module("fla.ops")
+    torch.manual_seed(1)
+    q, k, v = (torch.randn(2, 50, 3, 8, dtype=torch.float64) for _ in range(3))
+    g, beta = torch.randn(2, 50, 3, dtype=torch.float64), torch.randn(2, 50, 3, dtype=torch.float64)
+    a_log, bias = torch.rand(3, dtype=torch.float64), torch.rand(3, dtype=torch.float64)
+    decay = -a_log.exp() * F.softplus(g + bias)
+    constant = (1 - 2.0 ** (-5.0 - torch.arange(3.0))).log().double().expand(2, 50, 3)
+    units = [F.normalize(x, dim=-1) for x in (q, k)]
+    in_kernel = ops.chunk_gated_delta_rule(
+        *units, v, g, beta, use_gate_in_kernel=True, A_log=a_log, dt_bias=bias, use_beta_sigmoid_in_kernel=True,
+        allow_neg_eigval=True, state_v_first=True, output_final_state=True,
+    )  # fmt: skip
+    gated = gated_delta_rule_naive(*units, v, 2 * beta.sigmoid(), decay)
+    zero = torch.zeros_like(g)
+    cut, bounds = 20, torch.tensor([0, 20, 50])
+    x, f = torch.randn(1, 50, 5, dtype=torch.float64), -torch.rand(1, 50, 5, dtype=torch.float64)
+    first = torch.randn(2, 5, dtype=torch.float64)
+    packed, last = ops.fused_recurrent_hgrn(x, f, first, True, bounds)
+    halves = [
+        recurrence(x[:, part], f[:, part], h) for part, h in zip((slice(cut), slice(cut, 50)), first, strict=True)
+    ]
+    linear = ops.chunk_linear_attn(q[:1], k[:1], v[:1], normalize=False, cu_seqlens=bounds)[0]
+    alone = [
+        gated_linear_attention_naive(*(y[:1, part] for y in (q, k, v, zero))).output
+        for part in (slice(cut), slice(cut, 50))
+    ]
+    return {
+        "gate and beta in the kernel": distance(in_kernel[0], gated.output),
+        "state with values first": distance(in_kernel[1].mT, gated.state),
+        "chunk_retention": distance(
+            ops.chunk_retention(q, k, v)[0], gated_linear_attention_naive(q, k, v, constant).output
+        ),
+        "chunk_hgrn": distance(ops.chunk_hgrn(x, f)[0], recurrence(x, f, torch.zeros(5))),
+        "packed hgrn": distance(packed, torch.cat(halves, dim=1)),
+        "states of packed hgrn": distance(last, torch.cat([half[:, -1] for half in halves])),
+        "packed linear attention": distance(linear, torch.cat(alone, dim=1)),
+    }
+
+
+def recurrence(x: torch.Tensor, log_g: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    outputs = []
+    for t in range(x.shape[1]):
+        state = log_g[:, t].exp() * state + x[:, t]
+        outputs.append(state)
+    return torch.stack(outputs, dim=1)
+
+
+def module_distances() -> dict[str, float]:
+    """Modules of fla against what they are by definition."""
+    modules = importlib.import_module("fla.modules")
+    torch.manual_seed(2)
+    x, z = torch.randn(2, 9, 2, 8), torch.randn(2, 9, 2, 8)
+    angles = torch.arange(9)[:, None, None] * 100.0 ** (-torch.arange(4) / 4)
+    turned = torch.complex(*x.chunk(2, dim=-1)) * torch.polar(torch.ones_like(angles), angles)
+    rotary = modules.RotaryEmbedding(dim=8, base=100.0)
+    packed = rotary(x[:1], x[:1], cu_seqlens=torch.tensor([0, 4, 9]))[0]
+    gated = importlib.import_module("fla.modules.layernorm_gated").RMSNormGated
+    shift = importlib.import_module("fla.modules.token_shift").token_shift
+    activations = importlib.import_module("fla.modules.activations")
+    taylor = importlib.import_module("fla.modules.feature_map").TaylorFeatureMap(8)
+    conv = importlib.import_module("fla.modules.convolution")
+    weight, flat = torch.randn(16, 4), x.flatten(2)
+    steps, cache = [], torch.zeros(2, 16, 4)
+    for t in range(9):
+        y, cache = conv.causal_conv1d_update(flat[:, t], cache, weight=weight, activation="silu")
+        steps.append(y)
+    dot = (x * z).sum(-1)
+    return {
+        "rotary": distance(rotary(x, z)[0], torch.cat([turned.real, turned.imag], dim=-1)),
+        "rotary from an offset": distance(rotary(x[:, 4:], z[:, 4:], seqlen_offset=4)[1], rotary(z, z)[1][:, 4:]),
+        "packed rotary": distance(packed[:, 4:], rotary(x[:1, 4:], x[:1, 4:])[0]),
+        "gate, then norm": distance(gated(8)(x, z), F.rms_norm(x * F.silu(z), (8,), eps=1e-5)),
+        "norm, then gate": distance(gated(8, norm_before_gate=True)(x, z), F.rms_norm(x, (8,), eps=1e-5) * F.silu(z)),
+        "group norm": distance(
+            modules.GroupNorm(2, 16)(flat), F.group_norm(flat.flatten(0, 1), 2, eps=1e-5).view(2, 9, 16)
+        ),
+        "token shift": distance(shift(flat)[:, 3] + flat[:, 3], flat[:, 2]) + distance(shift(flat)[:, 0], -flat[:, 0]),
+        "elu plus one": distance(activations.elu_p1(x), F.elu(x) + 1),
+        "taylor map": distance((taylor(x) * taylor(z)).sum(-1), 1 + dot / 8**0.5 + dot.square() / 16),
+        "convolution token by token": distance(
+            torch.stack(steps, dim=1), conv.causal_conv1d(flat, weight, activation="silu")[0]
+        ),
+    }
+
+
 def convolution_distance() -> float:
     """One call against two joined by the cache."""
     conv = importlib.import_module("fla.modules").ShortConvolution(6, 4, bias=True)
@@ -129,7 +216,8 @@ def main() -> None:
         "prefix_distance": prefix,
         "prefix_dtype": dtype,
         "padded_batch_distance": padded_batch_distance(cls),
-        "operators": operator_distances(),
+        "operators": operator_distances() | layer_operator_distances(),
+        "modules": module_distances(),
         "convolution_distance": convolution_distance(),
         "refusal": refusal(),
         "paths": sum(path.endswith("fla_stand_in") for path in sys.path),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.common import state_dtype
@@ -49,3 +50,52 @@ class LayerNorm(RMSNorm):
 
     def normed(self, x: Tensor) -> Tensor:
         return super().normed(x - x.mean(-1, keepdim=True))
+
+
+class GroupNorm(RMSNorm):
+    """A LayerNorm, or an RMSNorm with `is_rms_norm`, within each of `num_groups` groups of neighbouring channels."""
+
+    def __init__(
+        self,
+        num_groups: int,
+        hidden_size: int,
+        elementwise_affine: bool = True,
+        bias: bool = False,
+        eps: float = 1e-5,
+        is_rms_norm: bool = False,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if hidden_size % num_groups:
+            raise ValueError(f"hidden_size={hidden_size} is not a multiple of num_groups={num_groups}")
+        super().__init__(hidden_size, elementwise_affine, bias, eps, device, dtype)
+        self.num_groups = num_groups
+        self.is_rms_norm = is_rms_norm
+
+    def normed(self, x: Tensor) -> Tensor:
+        groups = x.unflatten(-1, (self.num_groups, -1))
+        centred = groups if self.is_rms_norm else groups - groups.mean(-1, keepdim=True)
+        return super().normed(centred).flatten(-2)
+
+
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 1e-5) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """x / rms(x) * weight + bias along the last dimension, in the dtype of x."""
+    wide = x.to(state_dtype(x))
+    normed = wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
+    normed = normed if weight is None else normed * weight
+    return (normed if bias is None else normed + bias).to(x.dtype)
+
+
+def rms_norm_linear(
+    x: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    eps: float = 1e-5,
+) -> Tensor:
+    return F.linear(rms_norm(x, norm_weight, norm_bias, eps), linear_weight, linear_bias)

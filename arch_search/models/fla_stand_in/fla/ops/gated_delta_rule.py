@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fla.modules.l2norm import l2norm
 from fla.ops.segments import run
+from kernels.common import state_dtype
 from kernels.gated_delta_rule.chunk import gated_delta_rule_chunk_with_state
 
 
@@ -23,9 +25,23 @@ def chunk_gated_delta_rule(
     output_final_state: bool = False,
     use_qk_l2norm_in_kernel: bool = False,
     cu_seqlens: Tensor | None = None,
+    use_gate_in_kernel: bool = False,
+    A_log: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    use_beta_sigmoid_in_kernel: bool = False,
+    allow_neg_eigval: bool = False,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """q, k [B, T, H, K], v [B, T, HV, V], log decay g and beta [B, T, HV]; H divides HV."""
+    """q, k [B, T, H, K], v [B, T, HV, V], log decay g and beta [B, T, HV]; H divides HV.
+
+    `use_gate_in_kernel`: the log decay is -exp(A_log) softplus(g + dt_bias); `use_beta_sigmoid_in_kernel`: beta is
+    sigmoid(beta), twice that with `allow_neg_eigval`.
+    """
+    if use_gate_in_kernel:
+        wide = g.to(state_dtype(g))
+        g = -A_log.to(wide.dtype).exp() * F.softplus(wide if dt_bias is None else wide + dt_bias.to(wide.dtype))
+    if use_beta_sigmoid_in_kernel:
+        beta = beta.sigmoid() * (2.0 if allow_neg_eigval else 1.0)
     if use_qk_l2norm_in_kernel:
         q, k = l2norm(q), l2norm(k)
     shared_by = v.shape[2] // q.shape[2]

@@ -37,4 +37,5 @@ def chunk_simple_gla(
     )
 
 
+fused_chunk_simple_gla = chunk_simple_gla
 fused_recurrent_simple_gla = chunk_simple_gla

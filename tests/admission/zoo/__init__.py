@@ -1,0 +1,1 @@
+"""Hostile and honest programs for the admission checks, and what rewrites and examines them."""
