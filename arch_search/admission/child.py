@@ -25,7 +25,7 @@ from arch_search.admission.causality import check_as_trained, check_causality, c
 from arch_search.admission.certificate.certify import check_certificate
 from arch_search.admission.cost import check_cost
 from arch_search.admission.framework import Framework
-from arch_search.admission.request import PROGRAM_FILE, REPORT_FILE, REQUEST_FILE, ChildReport, Request
+from arch_search.admission.request import PROGRAM_FILE, REPORT_FILE, REQUEST_FILE, ChildReport, Request, printable
 from arch_search.admission.state import check_hidden, check_memory
 from arch_search.admission.subject import Subject
 from arch_search.models.loading import load_mixer_class
@@ -120,7 +120,7 @@ class _Exam:
             complete=complete,
             doing=doing,
             verdicts=tuple(self.verdicts),
-            class_name=_printable(self._mixer.__name__) if self._mixer is not nn.Module else "",
+            class_name=printable(self._mixer.__name__) if self._mixer is not nn.Module else "",
             parameter_count=self._parameter_count,
             fingerprint=self._fingerprint,
         )
@@ -175,19 +175,14 @@ class _Exam:
     def _told(self, error: BaseException) -> str:
         """Type and message in one line, with the last line of the program on the way there."""
         try:
-            message = _printable(" ".join(str(error)[:1000].split()))[:300]
+            message = printable(" ".join(str(error)[:1000].split()))[:300]
         # the text of an exception is the program's code as well
         except BaseException:
             message = "its text cannot be had"
         lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(self._program)]
         place = f" (line {lines[-1].lineno}: {(lines[-1].line or '')[:100]})" if lines else ""
-        name = _printable(type(error).__name__)
+        name = printable(type(error).__name__)
         return f"{name}: {message}{place}" if message else f"{name}{place}"
-
-
-def _printable(text: str) -> str:
-    """Escapes what could move a terminal's cursor or turn its text."""
-    return "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in text)
 
 
 class _Counting(io.TextIOBase):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from arch_search.config import Admission, Stage
 from cognition_db.records import Verdict
@@ -38,3 +38,15 @@ class ChildReport:
     class_name: str = ""
     parameter_count: int = 0
     fingerprint: tuple[float, ...] = ()
+
+    def printable(self) -> ChildReport:
+        """The same without anything that could move a terminal's cursor: a program can write its own report."""
+        verdicts = tuple(
+            replace(one, check=printable(one.check), reason=printable(one.reason)) for one in self.verdicts
+        )
+        return replace(self, doing=printable(self.doing), class_name=printable(self.class_name), verdicts=verdicts)
+
+
+def printable(text: str) -> str:
+    """Escapes what could move a terminal's cursor or turn its text."""
+    return "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in text)

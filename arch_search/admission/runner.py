@@ -37,13 +37,16 @@ _CHECKS = frozenset(
         "gradients",
         "hidden_parameters",
         "state_between_calls",
+        "seeding",
         "stage",
         "certificate",
         "causality",
+        "as_trained",
         "batch_rows",
         "cost",
         "parameters",
         "fingerprint",
+        "framework",
     }
 )
 
@@ -166,7 +169,7 @@ def _read_report(folder: Path) -> ChildReport | None:
     """The report where there is one that keeps the form; its content is still only a claim."""
     try:
         data = json.loads(read_from_jail(folder, REPORT_FILE, max_bytes=MAX_REPORT_BYTES))
-        return from_json(ChildReport, data)
+        return from_json(ChildReport, data).printable()
     except (JailError, ValueError, RecursionError):
         return None
 

@@ -18,7 +18,6 @@ from cognition_db.records import Verdict
 
 _MAX_DEPTH = 5
 _MAX_ITEMS = 2000
-_LENGTH = 33
 # calls with one input by length: a count may be read at its second, third or tenth call, or at long inputs only
 _REPEATS = {33: 10, 257: 2}
 _SEEDS = (11, 4711)
@@ -135,14 +134,14 @@ def _seeding(subject: Subject) -> Verdict:
         subject.build(seed=seed)
         return torch.get_rng_state()
 
-    module = subject.build().train()
-    x = draw(2, _LENGTH, subject.d_model, seed=2)
-
-    def after_call(seed: int) -> Tensor:
-        call(module, x, grad=False, seed=seed)
+    def after_call(seed: int, *, train: bool, T: int) -> Tensor:
+        call(subject.build().train(train), draw(2, T, subject.d_model, seed=2), grad=False, seed=seed)
         return torch.get_rng_state()
 
-    for where, state in (("__init__", after_build), ("forward", after_call)):
+    calls: list[Callable[[int], Tensor]] = [
+        partial(after_call, train=train, T=T) for train, T in itertools.product((True, False), _REPEATS)
+    ]
+    for where, state in (("__init__", after_build), *(("forward", one) for one in calls)):
         if torch.equal(state(_SEEDS[0]), state(_SEEDS[1])):
             reason = f"{where} sets the seed of torch's generator; use a torch.Generator of its own"
             return Verdict(check="seeding", outcome="failed", reason=reason)

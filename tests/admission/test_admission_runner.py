@@ -58,6 +58,14 @@ HOSTILE = {
         'import os, sys; open(\'report.json\', \'w\').write(\'{"complete": true, "doing": "", "verdicts": []}\')\n'
         "        os._exit(0)",
     ),
+    "writes to the terminal through its report": (
+        "\\x1b[2J",
+        r"\x1b]0;owned",
+        "import json, os; bad = {'check': chr(27) + '[2J', 'outcome': 'failed', 'reason': chr(27) + ']0;owned'}\n"
+        "        bad |= {'refuses': True}\n"
+        "        report = {'complete': True, 'doing': '', 'verdicts': [bad]}\n"
+        "        open('report.json', 'w').write(json.dumps(report)); os._exit(0)",
+    ),
     "points the report at a secret": (
         "crash",
         "exit code 0",
