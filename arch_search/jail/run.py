@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -109,8 +110,9 @@ def run_jailed(
             tree.start(_order(command, workdir, readable, limits, environment, rung))
             tree.watch()
     finally:
-        # the program may have closed its own folder to its user
-        workdir.chmod(mode)
+        # the program may have closed its own folder to its user; a newer start may have taken the folder away
+        with suppress(FileNotFoundError):
+            workdir.chmod(mode)
     report = tree.report()
     if tree.stopped is None and _looks_like_bwrap(rung, report, tree) and (said := bwrap_failure(workdir, readable)):
         raise JailError(f"bwrap could not build the jail: {said}")

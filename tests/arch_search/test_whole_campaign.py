@@ -98,6 +98,7 @@ def test_two_campaigns_with_the_same_seed_and_replies_are_the_same(finished: Pat
     assert measured(archive(tmp_path)) == measured(archive(finished))
 
 
+@pytest.mark.first
 @pytest.mark.timeout(1800)
 def test_killed_at_random_moments_a_campaign_ends_with_the_same_measurements(finished: Path, tmp_path: Path) -> None:
     """Driver, supervisor or child is killed; nothing acknowledged may be lost or measured to another value."""
