@@ -28,7 +28,7 @@ RECALL_STEPS = 30
 # only a request to stop, and the first save of a start, write checkpoints
 LONG = replace(STAGE, steps=60, checkpoint_every_s=1e6, recall=replace(STAGE.recall, steps=RECALL_STEPS))
 SLOWLY = "time.sleep(0.05)"
-LIMIT_S = 150.0
+LIMIT_S = 400.0
 WARN_S = 6.0
 WARN = ["scancel", "--signal=USR1", "--batch"]
 
@@ -141,7 +141,7 @@ def cases(slurm_cluster: SlurmCluster) -> Iterator[dict[str, Case]]:
         "refused": case("refused", SLOWLY, "--no-requeue"),
         "cancelled": case("cancelled", SLOWLY),
         "hangs": case("hangs", "open('here', 'w').close(); time.sleep(3600)", warn_s=1.5),
-        "limited": case("limited", "time.sleep(0.3)", "--time=1", "--signal=B:USR1@10"),
+        "limited": case("limited", "time.sleep(0.7)", "--time=1", "--signal=B:USR1@10"),
     }
     for name, command in (
         ("warned", WARN),
@@ -210,8 +210,8 @@ def test_a_task_that_ignores_every_warning_ends_as_poison(cases: dict[str, Case]
 def test_a_real_time_limit_shorter_than_the_training_is_survived(cases: dict[str, Case]) -> None:
     found = cases["limited"].evaluation()
     assert_equal_to_the_last_bit(found, cases["undisturbed"].evaluation())
-    # Slurm warns up to a minute early, so that a limit of one minute leaves a start about twenty seconds
-    assert 2 <= cases["limited"].starts() <= 4
+    # a minute of work; Slurm warns up to a minute early, so that this limit leaves a start from 20 to 50 seconds
+    assert 2 <= cases["limited"].starts() <= 8
     assert found.resumed_from_step > 0
 
 

@@ -248,22 +248,27 @@ class Trial:
             assert found[key] == wanted[key], f"{key}: {found[key]} ({causes[key]}), undisturbed {wanted[key]}"
         return len(looked_at)
 
-    def check_arrays(self) -> int:
+    def check_arrays(self, *, leaving_s: float = LEAVING_S) -> int:
         """One array for each name, none in the queue; their number."""
         begun = time.monotonic()
         while left := self.bench.queued():
-            assert time.monotonic() - begun < LEAVING_S, f"left in the queue: {', '.join(left)}"
+            assert time.monotonic() - begun < leaving_s, f"left in the queue: {', '.join(left)}"
             time.sleep(0.5)
         arrays = self.bench.arrays_by_name()
         doubled = {name: sorted(ids) for name, ids in arrays.items() if len(ids) > 1}
         assert not doubled, f"arrays submitted twice: {doubled}"
         return len(arrays)
 
-    def check_all(self, watch: TrainingWatch) -> Facts:
+    def check_all(self, watch: TrainingWatch, *, leaving_s: float = LEAVING_S) -> Facts:
         """All of these, for a campaign that is finished."""
         self.check_clean()
         assert not watch.doubled, f"trained twice: {sorted(watch.doubled)}"
-        facts = {"trainings": self.check_measurements(), "arrays": self.check_arrays(), "doubled": 0, "lost": 0}
+        facts = {
+            "trainings": self.check_measurements(),
+            "arrays": self.check_arrays(leaving_s=leaving_s),
+            "doubled": 0,
+            "lost": 0,
+        }
         resumed = sum(one.resumed_from_step > 0 for one in self.contents().evaluations)
         return {**facts, "resumed": resumed}
 

@@ -9,6 +9,7 @@ from tests.slurm_cluster.faults.bench import KILL_DRIVER, POLL_S, Batch, Bench, 
 from tests.slurm_cluster.faults.processes import supervisors
 
 OUTAGE_S = 180
+REQUEUED_S = 240.0  # what slurmctld starts once more after the last result waits two minutes, and then ends at once
 # calls beside the regular ones: a look back after a kill, limits, one answer that was asked for twice
 SPARE_CALLS = 6
 
@@ -51,7 +52,7 @@ def controller_killed(bench: Bench) -> Facts:
         trial.finish()
     # what slurmctld had not saved is lost: a training of it goes on in another round, from its checkpoint
     rounds = len(list(trial.folder.glob("gen-0001/manifest-*.json")))
-    return {"kills": kills, "rounds": rounds, **trial.check_all(watch)}
+    return {"kills": kills, "rounds": rounds, **trial.check_all(watch, leaving_s=REQUEUED_S)}
 
 
 def accounting_stopped(bench: Bench) -> Facts:
