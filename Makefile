@@ -47,7 +47,7 @@ test-long: install-dev
 	@bash tests/slurm_cluster/install.sh
 	@OMP_NUM_THREADS=1 PATH="$$PATH:/usr/sbin:/sbin" "$(BIN)/python" -m pytest -q -m long
 
-# The fault table on a real Slurm, under 90 minutes; rows that held on the same sources are not tried again.
+# The fault table on a real Slurm, half an hour on two cores; rows that held on the same sources are not tried again.
 # One row: make faults ROW=kill-tasks
 faults: install-dev
 	@bash tests/slurm_cluster/install.sh

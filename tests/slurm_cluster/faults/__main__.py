@@ -16,7 +16,7 @@ from tests.slurm_cluster.faults.table import Kept, Outcome, Row, run_table, try_
 from tests.slurm_cluster.faults.undisturbed import KEPT, prepared, state_of_sources
 
 # rows mostly wait: for a node to be given up, for a limit, for slurmctld to come back
-LANES = 2
+LANES = 3
 _RUNNING: set[subprocess.Popen[str]] = set()
 
 
