@@ -43,9 +43,16 @@ def shards_folder(paths: GenerationPaths) -> Iterator[Path]:
         yield paths.shards
         return
     with TemporaryDirectory(prefix="arch-search-shards-") as name:
-        with zipfile.ZipFile(paths.packed_shards) as packed:
-            packed.extractall(name)
+        _unpack(paths.packed_shards, name)
         yield Path(name)
+
+
+def _unpack(packed: Path, folder: str) -> None:
+    try:
+        with zipfile.ZipFile(packed) as members:
+            members.extractall(folder)
+    except Exception as error:  # damaged bytes lead to errors of zlib, struct, the decoder of names, and others
+        raise zipfile.BadZipFile(str(error)) from error
 
 
 def _pack(folder: Path, packed: Path) -> None:

@@ -32,6 +32,21 @@ def test_units_and_shards_become_one_file_each_with_all_they_held(paths: Generat
         assert (folder / "g0001-u0000-a1.h5").read_bytes() == b"g0001-u0000" * 100
 
 
+def test_a_damaged_file_is_one_kind_of_error_or_harmless(paths: GenerationPaths) -> None:
+    compact(paths)
+    good = paths.packed_shards.read_bytes()
+    outcomes = set()
+    for place in range(len(good)):
+        paths.packed_shards.write_bytes(good[:place] + bytes([good[place] ^ 0x11]) + good[place + 1 :])
+        try:
+            with shards_folder(paths) as folder:
+                held = [path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()]
+            outcomes.add("same" if held == [b"g0001-u0000" * 100, b"g0001-u0001" * 100] else "less")
+        except zipfile.BadZipFile:
+            outcomes.add("refused")
+    assert {"refused", "same"} <= outcomes
+
+
 def test_what_a_kill_in_the_middle_left_is_finished_and_a_late_file_is_removed(paths: GenerationPaths) -> None:
     compact(paths)
     before = paths.packed_shards.read_bytes()
