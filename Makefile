@@ -36,7 +36,7 @@ check: install-dev
 	@"$(BIN)/ruff" check .
 	@"$(BIN)/ruff" format --check .
 	@"$(BIN)/mypy"
-	@OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n 2 -m "not slow and not vllm and not slurm and not gpu"
+	@OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n 2 -m "not slow and not vllm and not slurm and not gpu and not long"
 
 # Everything: real Slurm, real vLLM. Names what it had to skip.
 test: install-dev

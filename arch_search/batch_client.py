@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from arch_search.agents.call_log import CallLog
 from arch_search.campaign import Campaign
 from arch_search.errors import ModelServerError, ReplyError, ReplyPendingError
-from arch_search.launching import queue_poll_s
+from arch_search.launching import make_service_launcher
 from arch_search.model_job import find_job, submit_job
 from arch_search.paths import BatchPaths
 from arch_search.protocols import ModelReply, ModelRequest
@@ -18,7 +18,7 @@ from arch_search.serving.order import Ending
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json
 from slurm.errors import SlurmError, UnavailableError
-from slurm.service import ServiceJob, ServiceLauncher, ServiceState
+from slurm.service import ServiceJob, ServiceState
 
 ATTEMPTS = 3  # jobs for one batch; a later one asks only what is left
 _LOOK_S = 1.0
@@ -51,9 +51,7 @@ class BatchClient:
         self._comes_back = comes_back
         self._quiet_s = quiet_s
         self._clock = clock
-        self._launcher = ServiceLauncher(
-            poll_s=queue_poll_s(campaign.config.slurm), clock=clock, ledger=campaign.paths.slurm_calls
-        )
+        self._launcher = make_service_launcher(campaign, clock=clock)
         self._changed = threading.Condition()
         self._waiting: dict[str, ModelRequest] = {}
         self._last = 0.0
@@ -198,7 +196,7 @@ def cancel_batches(campaign: Campaign, *, say: Callable[[str], None]) -> None:
     Raises:
         UnavailableError: Slurm does not answer.
     """
-    launcher = ServiceLauncher(poll_s=queue_poll_s(campaign.config.slurm), ledger=campaign.paths.slurm_calls)
+    launcher = make_service_launcher(campaign)
     for number in _on_file(campaign):
         paths = campaign.paths.batch(number)
         if order.read_ending(paths.server.over) is not None:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from arch_search.campaign import Campaign
 from arch_search.errors import CampaignError
-from arch_search.launching import queue_poll_s, setup_lines
+from arch_search.launching import make_service_launcher, setup_lines
 from cognition_db.experience.files import read_json, write_atomic
 from cognition_db.records import canonical_json
 from slurm.errors import UnavailableError
-from slurm.service import ServiceJob, ServiceLauncher, ServiceState
+from slurm.service import ServiceJob, ServiceState
 from slurm.units import Resources
 
 WARN_S = 300  # before its time limit a driver is told to end; Slurm may say so a minute early or late
@@ -97,7 +97,7 @@ def cancel_chain(campaign: Campaign) -> None:
     """
     for job in _living(campaign):
         if job.job_id != os.environ.get(JOB_ID):
-            _launcher(campaign).cancel(job)
+            make_service_launcher(campaign).cancel(job)
 
 
 def driver_resources(campaign: Campaign) -> Resources:
@@ -122,7 +122,7 @@ def _submit(campaign: Campaign, number: int, words: Sequence[str], *, after: str
     write_atomic(_chain_file(campaign), canonical_json({"number": number}).encode())
     python = f"{campaign.config.slurm.venv}/bin/python" if campaign.config.slurm.venv else sys.executable
     run = [python, "-m", "arch_search.cli", "run", f"--driver-job={number}", *words]
-    return _launcher(campaign).submit(
+    return make_service_launcher(campaign).submit(
         ["bash", "-c", _LOOP, "driver", str(campaign.paths.root), *run],
         resources=driver_resources(campaign),
         folder=_folder(campaign),
@@ -142,14 +142,18 @@ def _living(campaign: Campaign) -> list[ServiceJob]:
     if not jobs:
         return []
     try:
-        states = _launcher(campaign).states_now(jobs)
+        states = make_service_launcher(campaign).states_now(jobs)
     except UnavailableError as error:
         raise UnavailableError(f"{error}; whether a driver job is queued is not known now, try again") from error
     return [job for job in jobs if states[job.comment].state in _LIVING]
 
 
 def _find(campaign: Campaign, number: int) -> ServiceJob | None:
-    return _launcher(campaign).find(_comment(campaign, number), folder=_folder(campaign)) if number > 0 else None
+    return (
+        make_service_launcher(campaign).find(_comment(campaign, number), folder=_folder(campaign))
+        if number > 0
+        else None
+    )
 
 
 def _newest_number(campaign: Campaign) -> int:
@@ -160,10 +164,6 @@ def _newest_number(campaign: Campaign) -> int:
     if not isinstance(number, int):
         raise CampaignError(f"{file}: not the number of a driver job; remove it when no driver job is in the queue")
     return number
-
-
-def _launcher(campaign: Campaign) -> ServiceLauncher:
-    return ServiceLauncher(poll_s=queue_poll_s(campaign.config.slurm), ledger=campaign.paths.slurm_calls)
 
 
 def _comment(campaign: Campaign, number: int) -> str:

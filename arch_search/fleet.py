@@ -16,7 +16,7 @@ from pathlib import Path
 
 from arch_search.campaign import Campaign
 from arch_search.errors import ArchSearchError, ModelServerError
-from arch_search.launching import queue_poll_s
+from arch_search.launching import make_service_launcher
 from arch_search.model_job import WARN_S, find_job, submit_job
 from arch_search.paths import ServerPaths
 from arch_search.serving import environment, order, server, weights
@@ -26,7 +26,7 @@ from arch_search.serving.replacing import Phase, ServerView, next_step
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import write_atomic
 from slurm.errors import SlurmError, UnavailableError
-from slurm.service import ServiceJob, ServiceLauncher, ServiceState
+from slurm.service import ServiceJob, ServiceState
 
 _LATE_S = 120.0  # beyond llm.start_limit_s, for what the job does before vLLM
 _NAME = re.compile(r"r(\d+)-(\d+)")
@@ -115,9 +115,7 @@ class Fleet:
         self._require = require
         self._pace = pace or Pace()
         self._clock = clock
-        self._launcher = ServiceLauncher(
-            poll_s=queue_poll_s(campaign.config.slurm), clock=clock, ledger=campaign.paths.slurm_calls
-        )
+        self._launcher = make_service_launcher(campaign, clock=clock)
         self._changed = threading.Condition()
         self._keeper: threading.Thread | None = None
         self._stopping = threading.Event()

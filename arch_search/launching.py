@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import arch_search
@@ -18,6 +19,7 @@ from slurm.cluster import ClusterLauncher
 from slurm.errors import SubmitError, UnavailableError
 from slurm.launchers import Launcher
 from slurm.local import InlineLauncher, LocalLauncher
+from slurm.service import ServiceLauncher
 from slurm.units import Resources
 
 PACKAGES = ("arch_search", "slurm", "kernels", "cognition_db", "hydra_conf")
@@ -43,6 +45,11 @@ def make_launcher(campaign: Campaign) -> Launcher:
         poll_s=queue_poll_s(settings),
         ledger=campaign.paths.slurm_calls,
     )
+
+
+def make_service_launcher(campaign: Campaign, *, clock: Callable[[], float] = time.time) -> ServiceLauncher:
+    """For single jobs (drivers, model servers, batches), with the answers of squeue that all of them share."""
+    return ServiceLauncher(poll_s=queue_poll_s(campaign.config.slurm), clock=clock, ledger=campaign.paths.slurm_calls)
 
 
 def queue_poll_s(settings: Slurm) -> float:

@@ -80,14 +80,11 @@ def _leak_as_trained(subject: Subject, B: int, T: int, tolerance: float, dtype: 
             module = subject.build_as(variant)
             for rows, length in ((B, T), (1, T), (B, T - 1)):
                 x = draw(rows, length, subject.d_model, seed=_BASE_SEED + T)
-                base = call(module, x, grad=variant.grad).detach()
-                for cut in sorted({length // 2, length - 1} - {0}):
-                    changed = x.clone()
-                    changed[:, cut:] = draw(rows, length, subject.d_model, seed=_FUTURE_SEED + cut)[:, cut:]
-                    output = call(module, changed, grad=variant.grad).detach()
-                    move = _largest_move(base, output, range(cut), tolerance) if is_finite(base, output) else None
-                    if move is not None:
-                        return _witness(module, x, changed, cut, SCALES[0], variant, tolerance, move)
+                cuts = sorted({length // 2, length - 1} - {0})
+                # what is not finite is told by the checks before this one
+                leak = _future_leak(module, x, variant, tolerance, [], cuts=cuts, scales=SCALES[:1])
+                if leak is not None:
+                    return leak
     return None
 
 
@@ -106,7 +103,7 @@ def _causality(subject: Subject, lengths: Sequence[int], tolerance: float, dtype
         for variant, T in _plan(tested):
             module = subject.build_as(variant)
             x = draw(2, T, subject.d_model, seed=_BASE_SEED + T)
-            leak = _future_leak(module, x, variant, tolerance, undecided)
+            leak = _future_leak(module, x, variant, tolerance, undecided, cuts=_cuts(T))
             if leak is not None:
                 return (leak,)
         length = _length_dependence(subject, tested, tolerance)
@@ -127,12 +124,19 @@ def _plan(lengths: Sequence[int]) -> Iterator[tuple[Variant, int]]:
 
 
 def _future_leak(
-    module: nn.Module, x: Tensor, variant: Variant, tolerance: float, undecided: list[str]
+    module: nn.Module,
+    x: Tensor,
+    variant: Variant,
+    tolerance: float,
+    undecided: list[str],
+    *,
+    cuts: Sequence[int],
+    scales: Sequence[float] = SCALES,
 ) -> Verdict | None:
     T, D = x.shape[1:]
     base = call(module, x, grad=variant.grad).detach()
-    for cut in _cuts(T):
-        for scale in SCALES:
+    for cut in cuts:
+        for scale in scales:
             changed = x.clone()
             changed[:, cut:] = draw(x.shape[0], T, D, seed=_FUTURE_SEED + cut, scale=scale)[:, cut:]
             moved_to = call(module, changed, grad=variant.grad).detach()

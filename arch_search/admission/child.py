@@ -24,7 +24,7 @@ from arch_search.admission.behaviour import fingerprint
 from arch_search.admission.causality import check_as_trained, check_causality, check_rows
 from arch_search.admission.certificate.certify import check_certificate
 from arch_search.admission.cost import check_cost
-from arch_search.admission.framework import Framework
+from arch_search.admission.framework import UNTOUCHED, Framework
 from arch_search.admission.request import PROGRAM_FILE, REPORT_FILE, REQUEST_FILE, ChildReport, Request, printable
 from arch_search.admission.state import check_hidden, check_memory
 from arch_search.admission.subject import Subject
@@ -61,6 +61,8 @@ def examine(program: Path, request: Request, *, report_to: Callable[[ChildReport
             exam.run(name, check)
             if any(verdict.refuses for verdict in exam.verdicts):
                 break
+        else:
+            exam.verdicts.append(UNTOUCHED)
     return exam.report(complete=True, doing="")
 
 
@@ -110,9 +112,6 @@ class _Exam:
         touched = self.framework.verdict(name)
         if touched is not None:
             self.verdicts.append(touched)
-        elif name == "fingerprint":
-            passed = Verdict(check="framework", outcome="passed", reason="torch, Python and the checks are unchanged")
-            self.verdicts.append(passed)
         self._report_to(self.report(complete=False, doing=name))
 
     def report(self, *, complete: bool, doing: str) -> ChildReport:

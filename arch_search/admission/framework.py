@@ -30,6 +30,7 @@ _REACHING = frozenset(
     {"sys._getframe", "sys._current_frames", "gc.get_objects", "gc.get_referrers", "gc.get_referents"}
 )
 _STEPS_TO_PROGRAM = 2
+UNTOUCHED = Verdict(check="framework", outcome="passed", reason="torch, Python and the checks are unchanged")
 
 
 @dataclass(slots=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from zoo.examining import request_for
 
 from arch_search.admission.child import examine
-from arch_search.admission.request import BYTE_VOCAB, Request
 from arch_search.admission.static import check_program
 from arch_search.models.stand_in import install
 from arch_search.settings import load_config
@@ -35,15 +35,7 @@ def examined(file: Path, class_name: str, *, text_checks: bool) -> list[dict[str
             known={},
             own_rung=False,
         )
-    request = Request(
-        class_name=class_name or None,
-        settings=config.admission,
-        stage=config.stage,
-        target_parameters=None,
-        exempt_cost=False,
-        vocab=BYTE_VOCAB,
-    )
-    verdicts += examine(file, request, report_to=lambda report: None).verdicts
+    verdicts += examine(file, request_for(class_name or None), report_to=lambda report: None).verdicts
     return [to_json(verdict) for verdict in verdicts]
 
 

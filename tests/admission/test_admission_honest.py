@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from zoo.examining import request_for
 from zoo.honest import HEAD, LAYERS
 
 from arch_search import domains, models
 from arch_search.admission.child import examine
-from arch_search.admission.request import ChildReport, Request
-from arch_search.settings import load_config
+from arch_search.admission.request import ChildReport
 from cognition_db.records import Verdict
 
 SHIPPED = [
@@ -22,15 +22,7 @@ QUICK = {"zero-padded spectral filter", "half precision inside"}
 
 
 def examined(program: Path) -> ChildReport:
-    config = load_config([])
-    request = Request(
-        class_name=None,
-        settings=config.admission,
-        stage=config.stage,
-        target_parameters=None,
-        exempt_cost=program.stem == "softmax_attention",
-        vocab=256,
-    )
+    request = request_for(exempt_cost=program.stem == "softmax_attention")
     return examine(program, request, report_to=lambda report: None)
 
 

@@ -5,28 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from zoo.examining import request_for
 from zoo.faults import FAULTS
 from zoo.programs import MIXER
 
 from arch_search.admission.child import examine
-from arch_search.admission.request import ChildReport, Request
-from arch_search.settings import load_config
+from arch_search.admission.request import ChildReport
 from cognition_db.records import Verdict
 
 # seen by checks that come after a second or more of others
 SLOW = {name for name, (check, _, _) in FAULTS.items() if check in ("batch_rows", "cost")} - {"mean over the batch"}
-
-
-def request(*, exempt_cost: bool = False) -> Request:
-    config = load_config([])
-    return Request(
-        class_name=None,
-        settings=config.admission,
-        stage=config.stage,
-        target_parameters=None,
-        exempt_cost=exempt_cost,
-        vocab=256,
-    )
 
 
 def examined(folder: Path, *, init: str = "", body: str = "") -> ChildReport:
@@ -34,7 +22,7 @@ def examined(folder: Path, *, init: str = "", body: str = "") -> ChildReport:
     text = MIXER.format(top="", init=indent.join(init.splitlines()), body=indent.join(body.splitlines()))
     program = folder / f"{folder.name}.py"
     program.write_text(text)
-    return examine(program, request(), report_to=lambda report: None)
+    return examine(program, request_for(), report_to=lambda report: None)
 
 
 def refusals(report: ChildReport) -> list[Verdict]:

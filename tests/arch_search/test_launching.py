@@ -109,7 +109,7 @@ def test_the_nodes_own_disk_is_shown_in_a_container() -> None:
 
 
 def test_the_definition_of_the_container_names_every_library_the_program_needs() -> None:
-    text = (REPOSITORY / "containers" / "arch_search.def").read_text()
+    text = (REPOSITORY / "slurm" / "arch_search.def").read_text()
     project = (REPOSITORY / "pyproject.toml").read_text().partition("dependencies = [")[2].partition("]")[0]
     needed = [line.strip().strip('",').partition(">")[0] for line in project.splitlines() if line.strip()]
     assert "torch" in needed

@@ -23,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from tests.owner import REPOSITORY, USER_PREFIX, choose_owner, usable_python
 from tests.slurm_cluster.configuration import (
     CGROUP_CONF,
     ClusterOptions,
@@ -32,7 +33,6 @@ from tests.slurm_cluster.configuration import (
     slurm_conf,
 )
 from tests.slurm_cluster.configuration import SLURMDBD_CONF as _SLURMDBD_CONF
-from tests.slurm_cluster.owner import REPOSITORY, USER_PREFIX, choose_owner, usable_python
 
 PROGRAMS = (
     *("munged", "mariadbd", "mariadb", "mariadb-install-db"),

@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+from tests.owner import REPOSITORY, can_run, python_version
 from tests.slurm_cluster.cluster import SlurmCluster
-from tests.slurm_cluster.owner import REPOSITORY, can_run, python_version
 
 MODEL = "smollm2-135m-instruct"
 ENVIRONMENT = REPOSITORY / ".venv-llm"

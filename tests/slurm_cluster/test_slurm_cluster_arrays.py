@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from tests.owner import REPOSITORY
 from tests.slurm_cluster.cluster import MAX_ARRAY_SIZE, SlurmCluster, remove_stale
 from tests.slurm_cluster.configuration import ClusterOptions
-from tests.slurm_cluster.owner import REPOSITORY
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 _SILENT = {

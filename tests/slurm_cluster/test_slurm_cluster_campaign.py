@@ -7,8 +7,8 @@ import json
 import pytest
 
 from cognition_db.experience.archive import read_archive
+from tests.owner import REPOSITORY
 from tests.slurm_cluster.cluster import SlurmCluster
-from tests.slurm_cluster.owner import REPOSITORY
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 RECORDING = REPOSITORY / "tests/data/recorded_replies.jsonl"

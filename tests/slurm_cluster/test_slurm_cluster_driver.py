@@ -14,8 +14,8 @@ from arch_search.campaign import open_campaign
 from arch_search.integrity import check_campaign
 from arch_search.lease import current_holder
 from arch_search.paths import CampaignPaths
+from tests.owner import REPOSITORY
 from tests.slurm_cluster.cluster import SlurmCluster
-from tests.slurm_cluster.owner import REPOSITORY
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 RECORDING = REPOSITORY / "tests/data/recorded_replies.jsonl"

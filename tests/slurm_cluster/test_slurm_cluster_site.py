@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.owner import REPOSITORY
 from tests.slurm_cluster.cluster import SlurmCluster
-from tests.slurm_cluster.owner import REPOSITORY
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 RECORDING = REPOSITORY / "tests/data/recorded_replies.jsonl"

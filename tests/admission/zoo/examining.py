@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arch_search.admission import child
-from arch_search.admission.request import PROGRAM_FILE, REPORT_FILE, REQUEST_FILE, ChildReport, Request
+from arch_search.admission.request import (
+    BYTE_VOCAB,
+    PROGRAM_FILE,
+    REPORT_FILE,
+    REQUEST_FILE,
+    ChildReport,
+    Request,
+)
 from arch_search.admission.runner import AdmissionOrder, admit
 from arch_search.settings import load_config
 from cognition_db.records import Verdict, from_json, to_json
@@ -49,20 +56,24 @@ class Outcome:
         return "marked" if any(one.outcome != "passed" for one in self.verdicts) else "clean"
 
 
-def examined_in_fork(text: str, folder: Path, *, limit_s: int, exempt_cost: bool = False) -> Outcome:
-    """The outcome for one program; `folder` is made for it."""
+def request_for(class_name: str | None = None, *, exempt_cost: bool = False) -> Request:
+    """What the checking child is asked for by the default settings, without a count of parameters to match."""
     config = load_config([])
-    request = Request(
-        class_name=None,
+    return Request(
+        class_name=class_name,
         settings=config.admission,
         stage=config.stage,
         target_parameters=None,
         exempt_cost=exempt_cost,
-        vocab=256,
+        vocab=BYTE_VOCAB,
     )
+
+
+def examined_in_fork(text: str, folder: Path, *, limit_s: int, exempt_cost: bool = False) -> Outcome:
+    """The outcome for one program; `folder` is made for it."""
     folder.mkdir()
     (folder / PROGRAM_FILE).write_text(text)
-    (folder / REQUEST_FILE).write_text(json.dumps(to_json(request)))
+    (folder / REQUEST_FILE).write_text(json.dumps(to_json(request_for(exempt_cost=exempt_cost))))
     pid = os.fork()
     if pid == 0:
         _run_child(folder, limit_s)

@@ -20,10 +20,10 @@ from typing import Any
 from arch_search.campaign import open_campaign
 from arch_search.integrity import check_campaign
 from cognition_db.experience.archive import ArchiveContents
+from tests.owner import REPOSITORY
 from tests.slurm_cluster.cluster import SlurmCluster
 from tests.slurm_cluster.faults.processes import TrainingWatch
 from tests.slurm_cluster.faults.undisturbed import ATTEMPTS, CAMPAIGN, measured, prepared, undisturbed
-from tests.slurm_cluster.owner import REPOSITORY
 
 POLL_S = 1
 LEAVING_S = 30.0  # for elements that have ended to leave the queue

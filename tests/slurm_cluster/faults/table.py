@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 
 from cognition_db.experience.files import write_atomic
@@ -100,17 +99,20 @@ def run_table(
     """
     wanted = list(rows)
     before = {} if again else {name: one for name, one in kept.read().items() if one.holds}
-    known = [before[row.name] for row in wanted if row.name in before]
+    outcomes = [before[row.name] for row in wanted if row.name in before]
+    for outcome in outcomes:
+        say(outcome.line())
     with ThreadPoolExecutor(lanes) as pool:
         tries = [pool.submit(attempt, row) for row in wanted if row.name not in before]
         try:
-            for outcome in chain(known, (one.result() for one in as_completed(tries))):
-                kept.add(outcome)
-                say(outcome.line())
+            for one in as_completed(tries):
+                outcomes.append(one.result())
+                kept.add(outcomes[-1])
+                say(outcomes[-1].line())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # one that is interrupted begins no other row
             raise
-    held = sum(kept.read()[row.name].holds for row in wanted)
+    held = sum(outcome.holds for outcome in outcomes)
     say(f"faults: {held} of {len(wanted)} hold")
     return held == len(wanted)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from arch_search.campaign import open_campaign
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
-from tests.slurm_cluster.owner import REPOSITORY
+from tests.owner import REPOSITORY
 
 HOOKS = Path(__file__).parent / "hooks"
 KEPT = REPOSITORY / ".cache" / "faults"
