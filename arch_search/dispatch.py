@@ -66,7 +66,7 @@ class Dispatcher:
         self._say = say
         self._states: dict[str, UnitState] = {}
         self._said: set[str] = set()
-        self._finished: set[int] = set()
+        self._cleared: set[int] = set()
         self._packs_of: tuple[tuple[int, tuple[Candidate, ...], int], tuple[Pack, ...]] | None = None
         self._units_of: dict[tuple[int, int], tuple[WorkUnit, ...]] = {}
         self._expenses = budget.Expenses(campaign)
@@ -99,7 +99,7 @@ class Dispatcher:
         rounds = rounds_of(paths)
         if not missing:
             self._states = {}
-            self._finish(number, rounds)
+            self.clear(number)
             return True
         if not rounds:
             self._require_budget(missing)
@@ -132,13 +132,20 @@ class Dispatcher:
         self._write_round(number, current + 1, candidates, target_parameters, step_s)
         return False
 
-    def _finish(self, number: int, rounds: Sequence[int]) -> None:
-        """Every unit has its shard: leave nothing of the generation in a queue."""
-        for one in rounds if number not in self._finished else ():
-            record = read_json(self._campaign.generation(number).submission(one))
-            if record["state"] == "submitted":
-                self._launcher.finish(Submission.from_json(record["submission"]))
-        self._finished.add(number)
+    def clear(self, number: int) -> bool:
+        """Every unit of the generation has its shard: whether nothing of it is in a queue; what waits there is removed.
+
+        To be called again until it is True: what still runs may be put back into the queue.
+        """
+        if number in self._cleared:
+            return True
+        paths = self._campaign.generation(number)
+        records = [read_json(paths.submission(one)) for one in rounds_of(paths) if paths.submission(one).exists()]
+        made = [Submission.from_json(one["submission"]) for one in records if one["state"] == "submitted"]
+        left = [one for one in made if not self._launcher.finish(one)]
+        if not left:
+            self._cleared.add(number)
+        return not left
 
     def _require_room(self) -> None:
         """A full disk is no failure of a candidate: stop before attempts are used up on it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,10 @@ from cognition_db.records import Candidate, SlotTry
 from slurm.errors import SlurmError, UnavailableError
 from slurm.launchers import Launcher
 from slurm.units import Order, Probe, Submission, UnitState, WorkUnit
+
+LEAVING = "the last elements leave the queue"
+# a slurmctld that was started anew notices within minutes that a job of its memory is no more
+LEAVING_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,7 @@ class Driver:
         self.call_log = CallLog(campaign.paths.calls, campaign.paths.text)
         self.activity = "starting"
         self._waits_for_disk = False
+        self._finished_at = 0.0  # monotonic clock; 0: the campaign was not seen finished yet
         self._filled: dict[int, tuple[SlotTry, ...]] = {}
         self.on_change: Callable[[], None] = lambda: None
         self.model = ModelAccess(
@@ -135,9 +141,10 @@ class Driver:
         number = self.campaign.generations_closed()
         for closed in range(number):
             compact(self.campaign.generation(closed))
+        is_clear = number == 0 or self.dispatcher.clear(number - 1)
         if self.campaign.is_finished():
             write_campaign_report(self.campaign, self.call_log)
-            return Tick(finished=True)
+            return Tick(finished=True) if is_clear or self._is_late() else Tick(finished=False, waiting=LEAVING)
         if number == 0:
             self.model.begin()  # it loads while the baselines are checked and trained
         if slots := self._open_slots(number):
@@ -151,6 +158,14 @@ class Driver:
         if not waiting:
             self._close(number)
         return Tick(finished=False, waiting=waiting)
+
+    def _is_late(self) -> bool:
+        """Whether the elements of a finished campaign have had their time to leave the queue."""
+        self._finished_at = self._finished_at or time.monotonic()
+        if time.monotonic() - self._finished_at < LEAVING_S:
+            return False
+        self._say("elements of this campaign are still in the queue; nothing depends on them, scancel ends them")
+        return True
 
     # ---- the steps
 
@@ -275,9 +290,9 @@ class LeasedLauncher:
     def notes(self, submission: Submission) -> dict[str, str]:
         return self._launcher.notes(submission)
 
-    def finish(self, submission: Submission) -> None:
+    def finish(self, submission: Submission) -> bool:
         self._lease.require()
-        self._launcher.finish(submission)
+        return self._launcher.finish(submission)
 
     def cancel(self, submission: Submission) -> None:
         self._lease.require()

@@ -141,14 +141,19 @@ class ClusterLauncher:
         evidence = {unit.name: probe(unit.name) for unit in units}
         return self._watcher.states(submission, waves, evidence, self._look(), reason="")
 
-    def finish(self, submission: Submission) -> None:
-        """Take out of the queue what Slurm would start once more although every unit has its result."""
+    def finish(self, submission: Submission) -> bool:
+        """Take out of the queue what Slurm would start once more; True when squeue lists nothing of it any more.
+
+        What still runs may be put back into the queue later: by a slurmctld that was started anew, for one.
+        """
         waves = self._open(Desk(Path(submission.folder), submission.comment), submission)
-        left = waves.waiting(self._look().rows)
+        seen = self._look()
+        left = waves.waiting(seen.rows)
         if left:
             # what starts all the same ends at once
             with contextlib.suppress(UnavailableError):
                 _cancel(left, "--state=PENDING")
+        return seen.is_whole and not waves.active(seen.rows)
 
     def notes(self, submission: Submission) -> dict[str, str]:
         """One line for each unit of the last `states` that has something to tell: why it waits, is held or ended."""

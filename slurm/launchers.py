@@ -43,8 +43,8 @@ class Launcher(Protocol):
         """Name of a unit -> one line for the user, from the last `states`: why it waits, is held or ended."""
         ...
 
-    def finish(self, submission: Submission) -> None:
-        """Every unit has its result: nothing of it shall start any more."""
+    def finish(self, submission: Submission) -> bool:
+        """Every unit has its result: nothing of it shall start any more. True when nothing of it is there at all."""
         ...
 
     def cancel(self, submission: Submission) -> None:

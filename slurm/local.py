@@ -90,8 +90,9 @@ class LocalLauncher:
         """One line for each unit that `states` last found ended."""
         return dict(self._notes.get(submission.comment, {}))
 
-    def finish(self, submission: Submission) -> None:
+    def finish(self, submission: Submission) -> bool:
         """Nothing to do: `states` starts no unit that has its result."""
+        return True
 
     def cancel(self, submission: Submission) -> None:
         """End every process of the submission and start no other."""

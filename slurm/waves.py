@@ -130,6 +130,11 @@ class Waves:
         waits = (Phase.WAITING, Phase.HELD)
         return [job_id for job_id, rows in mine if any(self.owns(row) and row.phase in waits for row in rows)]
 
+    def active(self, rows_of_jobs: Mapping[str, Sequence[ArrayRow]]) -> bool:
+        """Whether any element on record is in the queue, in whatever state."""
+        rows = (row for array in self.arrays for row in rows_of_jobs.get(array.job_id, ()))
+        return any(self.owns(row) and row.phase is not Phase.OVER for row in rows)
+
     def failed_launches(self, rows_of_jobs: Mapping[str, Sequence[ArrayRow]]) -> list[str]:
         """Elements that Slurm holds because their launch failed, as <job>_<index>."""
         rows = (row for array in self.arrays for row in rows_of_jobs.get(array.job_id, ()) if self.owns(row))

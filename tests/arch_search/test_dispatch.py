@@ -25,6 +25,11 @@ class NotingLauncher(LocalLauncher):
         super().__init__(max_parallel=1)
         self.timeouts_min: list[int | None] = []
         self.evidence: dict[str, Evidence] = {}
+        self.in_queue = 0  # looks at the queue that will still find something
+
+    def finish(self, submission: Submission) -> bool:
+        self.in_queue -= 1
+        return self.in_queue < 0
 
     def submit(self, order: Order) -> Submission:
         self.timeouts_min.append(order.timeout_min)
@@ -91,6 +96,17 @@ def test_many_lost_units_are_told_in_one_short_line(campaign: Campaign) -> None:
     assert "40 units" in lost
     assert "and 35 more" in lost
     assert len(lost) < 200
+
+
+def test_a_generation_is_cleared_until_nothing_of_it_is_in_a_queue(campaign: Campaign) -> None:
+    launcher = NotingLauncher()
+    dispatcher = Dispatcher(campaign, launcher, lambda text: None)
+    assert dispatcher.clear(1)  # nothing was submitted
+    dispatcher = Dispatcher(campaign, launcher, lambda text: None)
+    dispatcher.advance(1, candidates(1), target_parameters=1, step_s=lambda: None)
+    launcher.in_queue = 2
+    assert [dispatcher.clear(1) for _ in range(4)] == [False, False, True, True]
+    assert launcher.in_queue == -1  # not asked once more
 
 
 def test_the_newest_attempt_of_a_unit_is_its_shard(campaign: Campaign) -> None:

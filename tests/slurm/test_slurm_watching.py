@@ -89,12 +89,18 @@ def test_what_waits_although_every_unit_is_done_is_taken_out_of_the_queue(site: 
     site.act("scancel", f'echo "$@" >> "{tmp_path}/cancelled"')
     site.act("squeue", f"echo '{_row('7_0', 'RUNNING', 'None', one)}'")
     launcher = site.launcher()
-    launcher.finish(one)
+    assert not launcher.finish(one)
     assert not (tmp_path / "cancelled").exists()
     site.clock.now += 35
     site.act("squeue", f"echo '{_row('7_0', 'PENDING', 'launch failed requeued held', one)}'")
-    launcher.finish(one)
+    assert not launcher.finish(one)
     assert (tmp_path / "cancelled").read_text().split() == ["--quiet", "--state=PENDING", "7"]
+    site.clock.now += 35
+    site.act("squeue", "exit 1")
+    assert not launcher.finish(one)  # nobody knows
+    site.clock.now += 350
+    site.act("squeue", f"echo '{_row('7_0', 'PENDING', 'None', replace(one, comment='somebody else'))}'")
+    assert launcher.finish(one)
 
 
 def test_what_squeue_has_forgotten_is_explained_by_sacct(site: Site, tmp_path: Path) -> None:

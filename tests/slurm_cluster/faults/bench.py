@@ -262,7 +262,7 @@ class Trial:
     def check_all(self, watch: TrainingWatch, *, leaving_s: float = LEAVING_S) -> Facts:
         """All of these, for a campaign that is finished."""
         self.check_clean()
-        assert not watch.doubled, f"trained twice: {sorted(watch.doubled)}"
+        assert not watch.doubled, f"trained twice: {watch.doubled}"
         facts = {
             "trainings": self.check_measurements(),
             "arrays": self.check_arrays(leaving_s=leaving_s),

@@ -184,7 +184,7 @@ def _cancelled(bench: Bench, *, attempts: int, whole: bool) -> None:
         bench.ask("scancel", job if whole else f"{job}_{index}")
         trial.finish()
     trial.check_clean()
-    assert not watch.doubled, f"trained twice: {sorted(watch.doubled)}"
+    assert not watch.doubled, f"trained twice: {watch.doubled}"
     assert "CANCELLED" in trial.said(), f"the driver does not name the cause: {trial.said()[-800:]}"
     endings = [one.ending for one in trial.contents().evaluations]
     if attempts > 1:

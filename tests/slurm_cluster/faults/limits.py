@@ -8,16 +8,25 @@ import time
 
 from tests.slurm_cluster.faults.bench import Bench, Facts, Trial
 from tests.slurm_cluster.faults.processes import kill, trainings
+from tests.slurm_cluster.faults.undisturbed import reference_step_s
 
 LIMIT_MIN = 4  # Slurm may warn a minute early, which would be half of a shorter one
-# four to five minutes of training on an idle core
-LONG = ("stage.steps=40000", "campaign.reference_seeds=1", "campaign.seeds_per_candidate=1")
+LONG = 1.4  # length of the training in limits, on an idle core
 STARTS_WITHOUT_PROGRESS = 3
 
 
 def wall_time(bench: Bench) -> Facts:
     """One training of the reference, some minutes long, in elements of four minutes."""
-    trial = Trial(bench, *LONG, f"slurm.timeout_min={LIMIT_MIN}", "slurm.requeue=true", is_prepared=False)
+    one_seed = ("campaign.reference_seeds=1", "campaign.seeds_per_candidate=1")
+    steps = int(LONG * 60 * LIMIT_MIN / reference_step_s())
+    trial = Trial(
+        bench,
+        *one_seed,
+        f"stage.steps={steps}",
+        f"slurm.timeout_min={LIMIT_MIN}",
+        "slurm.requeue=true",
+        is_prepared=False,
+    )
     with trial.running() as watch:
         bench.wait_for(
             lambda: trial.is_over or (bool(trial.records()) and bool(trial.contents().evaluations)),
@@ -25,7 +34,7 @@ def wall_time(bench: Bench) -> Facts:
             limit_s=1800,
         )
     trial.check_clean()
-    assert not watch.doubled, f"trained twice: {sorted(watch.doubled)}"
+    assert not watch.doubled, f"trained twice: {watch.doubled}"
     (training,) = trial.contents().evaluations
     assert training.ending == "finished", f"{training.ending}: {training.cause}"
     rows = bench.ask("sacct", "-n", "-P", "-X", "-D", "-S", "now-1day", "-o", "JobID,State").splitlines()
@@ -45,14 +54,15 @@ def poison(bench: Bench) -> Facts:
         begun = time.monotonic()
         while not trial.is_over:
             assert time.monotonic() - begun < 1200, f"not over after 20 minutes, {len(stopped)} starts of {victim}"
-            for pid, task in trainings(trial.folder).items():
-                victim = victim or task.name
-                if task.name == victim and pid not in stopped and kill(pid, signal.SIGSTOP):
+            for pid, start in trainings(trial.folder).items():
+                task = start.parent.name
+                victim = victim or task
+                if task == victim and pid not in stopped and kill(pid, signal.SIGSTOP):
                     stopped.add(pid)
             time.sleep(0.1)
         trial.finish()
     trial.check_clean()
-    assert not watch.doubled, f"trained twice: {sorted(watch.doubled)}"
+    assert not watch.doubled, f"trained twice: {watch.doubled}"
     same = trial.check_measurements(without=victim)
     (lost,) = [one for one in trial.contents().evaluations if one.task.key == victim]
     assert lost.ending == "poison", f"{victim} ended as {lost.ending}: {lost.cause}"

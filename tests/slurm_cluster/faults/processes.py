@@ -45,9 +45,9 @@ def supervisors(folder: Path) -> list[Process]:
 
 
 def trainings(folder: Path) -> dict[int, Path]:
-    """Pid of each training child below `folder`, with the folder of its task, in which every start has its own."""
+    """Pid of each training child below `folder`, with the folder of its start, in that of its task."""
     return {
-        one.pid: Path(one.arguments[4]).parent
+        one.pid: Path(one.arguments[4])
         for one in processes()
         if one.arguments[1:4] == ("-P", "-m", "arch_search.worker.child") and one.arguments[4].startswith(str(folder))
     }
@@ -89,7 +89,7 @@ class TrainingWatch:
     """Looks four times a second at which trainings run below a folder, from `with` to its end.
 
     `doubled`: trainings with two children at once, or with one after their measurement was recorded, for longer than
-    a child needs to leave.
+    a child needs to leave; with the starts of these children, by pid.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -97,7 +97,7 @@ class TrainingWatch:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._surplus_since: dict[Path, float] = {}
-        self.doubled: set[str] = set()
+        self.doubled: dict[str, str] = {}
 
     def __enter__(self) -> TrainingWatch:
         self._thread.start()
@@ -112,7 +112,12 @@ class TrainingWatch:
             self._look(time.monotonic())
 
     def _look(self, now: float) -> None:
-        tasks = list(trainings(self._folder).values())
+        children = trainings(self._folder)
+        tasks = [start.parent for start in children.values()]
         surplus = {task for task in tasks if tasks.count(task) > 1 or task.with_name(f"{task.name}.json").exists()}
         self._surplus_since = {task: self._surplus_since.get(task, now) for task in surplus}
-        self.doubled |= {task.name for task, since in self._surplus_since.items() if now - since > _LEAVING_S}
+        for task, since in self._surplus_since.items():
+            if now - since > _LEAVING_S:
+                starts = [f"{start.name} (pid {pid})" for pid, start in children.items() if start.parent == task]
+                recorded = ", recorded" if task.with_name(f"{task.name}.json").exists() else ""
+                self.doubled.setdefault(task.name, f"{', '.join(starts)}{recorded}, {now - since:.1f} s")

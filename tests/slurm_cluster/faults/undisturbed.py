@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -77,6 +78,12 @@ def undisturbed() -> Scores:
 def prepared() -> Path:
     """A folder of CAMPAIGN whose generation 0 is closed and whose generation 1 is about to be submitted; to copy."""
     return _made() / "prepared"
+
+
+def reference_step_s() -> float:
+    """CPU-seconds that one step of the reference took on this machine."""
+    found = [one.score("step_s") for one in open_campaign(prepared()).contents().evaluations]
+    return statistics.median(seconds for seconds in found if seconds)
 
 
 def _made() -> Path:
