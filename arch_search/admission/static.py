@@ -113,9 +113,10 @@ def _is_module(name: str, classes: Mapping[str, ast.ClassDef], seen: frozenset[s
 
 
 def _imports(tree: ast.Module) -> Verdict:
+    reads_environment = _reads_environment_only(tree)
     for node in ast.walk(tree):
         unwanted = _unwanted(node)
-        if unwanted:
+        if unwanted and not (reads_environment and _is_import_of_os(node)):
             line = getattr(node, "lineno", 0)
             return _refused(
                 "imports", f"line {line}: {unwanted} has no place in a token mixer; use torch and math only"
@@ -135,6 +136,18 @@ def _unwanted(node: ast.AST) -> str:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _UNWANTED_CALLS:
         return f"call of {node.func.id}()"
     return ""
+
+
+def _reads_environment_only(tree: ast.Module) -> bool:
+    """Whether `os` serves for switches in the environment, as in layers of libraries; the jail's is nearly empty."""
+    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "os"]
+    reads = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")]
+    return bool(uses) and all(any(read.value is use for read in reads) for use in uses)
+
+
+def _is_import_of_os(node: ast.AST) -> bool:
+    """Of nothing else, under no other name."""
+    return isinstance(node, ast.Import) and [(one.name, one.asname) for one in node.names] == [("os", None)]
 
 
 def _duplicate(normal_form: str, known: Mapping[str, str], own_rung: bool) -> Verdict:

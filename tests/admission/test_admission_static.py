@@ -80,13 +80,30 @@ def test_a_program_without_a_module_or_without_the_named_class_is_refused() -> N
 
 
 @pytest.mark.parametrize(
-    "line", ["import os", "from subprocess import run", "import os.path as p", "open('/etc/passwd')"]
+    "line",
+    [
+        "import os",
+        "from subprocess import run",
+        "import os.path as p",
+        "open('/etc/passwd')",
+        "import os; os.system('id')",
+        "import os as o; os = o; os.environ",
+        "import os; f = os; os.getenv('A')",
+        "import os, sys; os.getenv('A')",
+    ],
 )
 def test_what_a_mixer_has_no_use_for_is_refused_with_its_line(line: str) -> None:
     verdict = refusal(MODULE.format(name="DeltaNet") + line)
 
     assert verdict.check == "imports"
     assert verdict.reason.startswith("line 6: ")
+
+
+@pytest.mark.parametrize("line", ["import os; FAST = os.environ.get('FLA_FAST', '1')", "import os; os.getenv('A')"])
+def test_switches_in_the_environment_may_be_read_as_layers_of_libraries_do(line: str) -> None:
+    verdicts = checked(MODULE.format(name="DeltaNet") + line)
+
+    assert [one.outcome for one in verdicts if one.check == "imports"] == ["passed"]
 
 
 def test_a_duplicate_text_is_refused_for_our_rungs_and_marked_for_others() -> None:
