@@ -19,6 +19,7 @@ from arch_search.settings import changed_keys, config_of_older, config_sha256, c
 from cognition_db.experience import archive
 from cognition_db.experience.files import read_json, write_atomic
 from cognition_db.experience.journal import Journal, read
+from cognition_db.experience.seal import make_secret, read_secret
 from cognition_db.records import canonical_json
 
 CAMPAIGN_SCHEMA = 1
@@ -36,10 +37,16 @@ class Campaign:
     command: str
     started_unix: float
     versions: dict[str, str]
+    secret_sha256: str = ""  # empty: started before campaigns had a secret
 
     @cached_property
     def journal(self) -> Journal:
         return Journal(self.paths.journal)
+
+    @cached_property
+    def secret(self) -> str:
+        """What the records are sealed with, empty for an older campaign; StoreError where it is lost."""
+        return read_secret(self.paths.secret, sha256=self.secret_sha256)
 
     def generation(self, number: int) -> GenerationPaths:
         return self.paths.generation(number)
@@ -112,6 +119,7 @@ def open_campaign(folder: Path) -> Campaign:
         command=data["command"],
         started_unix=data["started_unix"],
         versions=data["versions"],
+        secret_sha256=data.get("secret_sha256", ""),
     )
 
 
@@ -134,6 +142,7 @@ def _require_usable(paths: CampaignPaths) -> None:
 
 def _create(paths: CampaignPaths, config: Config, command: Sequence[str]) -> Campaign:
     _require_usable(paths)
+    like = config.campaign.secret_from
     campaign = Campaign(
         paths=paths,
         uuid=uuid.uuid4().hex,
@@ -142,6 +151,7 @@ def _create(paths: CampaignPaths, config: Config, command: Sequence[str]) -> Cam
         command=" ".join(command),
         started_unix=time.time(),
         versions=software_versions(),
+        secret_sha256=make_secret(paths.secret, like=Path(like) if like else None),
     )
     data: dict[str, Any] = {
         "schema": CAMPAIGN_SCHEMA,
@@ -151,6 +161,7 @@ def _create(paths: CampaignPaths, config: Config, command: Sequence[str]) -> Cam
         "command": campaign.command,
         "started_unix": campaign.started_unix,
         "versions": campaign.versions,
+        "secret_sha256": campaign.secret_sha256,
     }
     write_atomic(paths.campaign_json, canonical_json(data).encode())
     campaign.journal.append("campaign-started", {"uuid": campaign.uuid, "config_sha256": campaign.config_sha256})

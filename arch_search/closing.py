@@ -28,11 +28,11 @@ from slurm.units import Submission
 def merge_generation(campaign: Campaign, number: int, say: Callable[[str], None]) -> MergeReport:
     """Evaluations of all shards of a generation; damaged shards are moved aside and their units train again."""
     paths = campaign.generation(number)
-    report = merge(*merge_plan(campaign, number, paths.shards))
+    report = merge(*merge_plan(campaign, number, paths.shards), secret=campaign.secret)
     for bad, reason in report.quarantined:
         paths.quarantine.mkdir(exist_ok=True)
         shutil.move(bad, paths.quarantine / bad.name)
-        say(f"gen {number}: {bad.name} is damaged ({reason}); moved to {paths.quarantine.name}/, its unit trains again")
+        say(f"gen {number}: {bad.name} is refused ({reason}); moved to {paths.quarantine.name}/, its unit trains again")
     return report
 
 

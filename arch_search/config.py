@@ -33,6 +33,7 @@ class Campaign:
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$")]
     dir: str | None  # null: campaigns/<name>-NNN, the unfinished one or the next free number
     seed: Count
+    secret_from: str | None  # file with the secret of another campaign, its driver/secret; null: drawn at random
     generations: PositiveInt  # after generation 0, which trains the baselines
     seeds_per_candidate: PositiveInt
     reference_seeds: PositiveInt

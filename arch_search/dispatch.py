@@ -231,6 +231,7 @@ class Dispatcher:
             packs=tuple(self._without_shard(number, candidates, attempt=round_number)),
             classes={candidate.id: candidate.class_name for candidate in candidates},
             versions=self._campaign.versions,
+            secret_sha256=self._campaign.secret_sha256,
             stage_in=config.slurm.stage_in,
             warn_s=min(config.slurm.warn_s, 30 * config.slurm.timeout_min),
         )
@@ -273,7 +274,8 @@ class Dispatcher:
         for pack in packs:
             cause = f"no shard after {pack.attempt} attempts of {pack.unit}; its log is {paths.unit(pack.unit).log}"
             lost = tuple(self._lost(task_index, pack, cause, paths.program) for task_index in range(len(pack.tasks)))
-            write_shard(paths.shard(pack.unit, pack.attempt), lost, generation=number)
+            shard = paths.shard(pack.unit, pack.attempt)
+            write_shard(shard, lost, generation=number, secret=self._campaign.secret)
             self._say(f"gen {number}: {pack.unit} lost: {cause}")
 
     def _lost(self, index: int, pack: Pack, cause: str, program_of: Callable[[str], Path]) -> Evaluation:

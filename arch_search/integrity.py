@@ -26,10 +26,15 @@ def check_campaign(campaign: Campaign) -> list[Problem]:
     except StoreError as error:
         return [Problem(where=str(campaign.paths.root), what=str(error))]
     closed = campaign.generations_closed()
-    problems = list(fsck.check_records(contents, journal.entries, closed_generation=closed - 1))
+    secret, problems = "", list[Problem]()
+    try:
+        secret = campaign.secret
+    except StoreError as error:
+        problems.append(Problem(where="seals of the shards", what=f"not checked: {error}"))
+    problems += fsck.check_records(contents, journal.entries, closed_generation=closed - 1)
     problems += _acknowledged(campaign, journal.entries)
     for number in range(closed):
-        problems += _closed_generation(campaign, number, contents)
+        problems += _closed_generation(campaign, number, contents, secret)
     if closed <= campaign.config.campaign.generations:
         problems += _open_generation(campaign, campaign.generation(closed))
     return problems
@@ -52,7 +57,9 @@ def _acknowledged(campaign: Campaign, entries: tuple[Entry, ...]) -> Iterator[Pr
         yield Problem(where=str(campaign.paths.archive), what="is not the archive the journal acknowledged")
 
 
-def _closed_generation(campaign: Campaign, number: int, contents: archive.ArchiveContents) -> Iterator[Problem]:
+def _closed_generation(
+    campaign: Campaign, number: int, contents: archive.ArchiveContents, secret: str
+) -> Iterator[Problem]:
     """A closed generation has every slot decided, every unit recorded, and its shards give the archive's rows."""
     paths = campaign.generation(number)
     tries = read_tries(paths)
@@ -62,7 +69,7 @@ def _closed_generation(campaign: Campaign, number: int, contents: archive.Archiv
     kept = {one.task.key: one for one in contents.evaluations if one.task.candidate_id in ids and _of(one.unit, number)}
     try:
         with shards_folder(paths) as folder:
-            report = merge(*merge_plan(campaign, number, folder))
+            report = merge(*merge_plan(campaign, number, folder), secret=secret)
     except zipfile.BadZipFile as error:
         yield Problem(where=str(paths.packed_shards), what=f"is no zip file that can be read ({error})")
         return

@@ -13,6 +13,7 @@ class CampaignPaths:
     journal.jsonl            acknowledgements, CRC-framed; written by the driver that holds the lease
     driver/lease-00000003.json  who drives the campaign; the highest number counts
     driver/stop.json         request to end, until `run` or `submit` goes on
+    driver/secret            what seals the records (mode 600); no program in the jail can read it
     driver/chain.json, jobs/ the driver as a job: number of the newest one, and its files
     calls.jsonl              one line per call of the language model; texts by hash in texts/
     texts/ab/<sha256>.txt    prompts and replies
@@ -46,8 +47,12 @@ class CampaignPaths:
 
     @property
     def driver(self) -> Path:
-        """Folder of the lease, the stop request and the driver's jobs."""
+        """Folder of the lease, the secret, the stop request and the driver's jobs."""
         return self.root / "driver"
+
+    @property
+    def secret(self) -> Path:
+        return self.driver / "secret"
 
     @property
     def calls(self) -> Path:
@@ -126,6 +131,10 @@ class CampaignPaths:
 @dataclass(frozen=True, slots=True)
 class GenerationPaths:
     root: Path
+
+    @property
+    def campaign(self) -> CampaignPaths:
+        return CampaignPaths(self.root.parent)
 
     @property
     def slots(self) -> Path:

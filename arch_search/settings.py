@@ -21,7 +21,7 @@ from cognition_db.records import canonical_json, sha256_text
 
 # Where a campaign runs may change between two starts of it; what it measures may not.
 MACHINE_GROUPS = ("slurm", "llm", "jail")
-MACHINE_KEYS = ("campaign.dir", "campaign.max_gpu_hours")
+MACHINE_KEYS = ("campaign.dir", "campaign.max_gpu_hours", "campaign.secret_from")
 # two ways to say one thing: at most one of each pair
 _EITHER = (
     ("slurm.gres", "slurm.gpus_per_task"),

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: jail and certificate of an evaluation
 
 Outcome = Literal["passed", "failed", "unknown"]
 Arm = Literal["evolve", "best_of_n", "mutate", "placebo", "baseline"]
@@ -20,8 +20,19 @@ Rung = Literal[
     "grammar_edit", "grammar_program", "toolbox_program", "method_splice", "whole_module", "mutation", "copy"
 ]
 # How one task came to its end. Only "finished" carries scores that may rank a candidate.
-# "poison": started several times without getting any further.
-Ending = Literal["finished", "non_finite", "too_slow", "below_floor", "crashed", "out_of_memory", "timed_out", "poison"]
+# "poison": started several times without getting any further. "tampered": it changed what training and measurement
+# stand on, or its own weights while it was measured.
+Ending = Literal[
+    "finished",
+    "non_finite",
+    "too_slow",
+    "below_floor",
+    "tampered",
+    "crashed",
+    "out_of_memory",
+    "timed_out",
+    "poison",
+]
 
 Record = TypeVar("Record")
 
@@ -143,6 +154,18 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """What tracking dependencies through trained mixers showed; passed: a proof at this length, in train and eval."""
+
+    outcome: Outcome
+    reason: str
+    length: int  # tokens
+    layers: int
+    operators: int  # kinds of operators that ran in one layer
+    seconds: float  # processor time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """All that one task measured."""
 
@@ -165,6 +188,8 @@ class Evaluation:
     versions: dict[str, str]
     config_sha256: str
     program_sha256: str
+    jail: str = ""  # rung that the child ran in; empty in records older than schema 2, and where no child ran
+    certificate: Certificate | None = None  # None where the task did not finish
 
     def score(self, name: str) -> float | None:
         """Value of the named score, or None where this task did not finish or did not measure it."""

@@ -29,6 +29,7 @@ _CLOSED: tuple[Any, ...] = (torch, torch.nn.functional, torch.Tensor, nn.Module,
 _REACHING = frozenset(
     {"sys._getframe", "sys._current_frames", "gc.get_objects", "gc.get_referrers", "gc.get_referents"}
 )
+_OF_PYTHON = {"__slotnames__"}  # kept on a class when one of its objects is copied or loaded
 _STEPS_TO_PROGRAM = 2
 UNTOUCHED = Verdict(check="framework", outcome="passed", reason="torch, Python and the checks are unchanged")
 
@@ -58,7 +59,7 @@ class Framework:
                 if now.get(name) is not value and not _is_lazy(value, now.get(name)):
                     return f"{path}.{name} is replaced"
             if any(owner is closed for closed in _CLOSED):
-                for name in now.keys() - before.keys():
+                for name in now.keys() - before.keys() - _OF_PYTHON:
                     if not isinstance(now[name], ModuleType) and not _is_inherited(owner, name, now[name]):
                         return f"{path}.{name} is new"
         return ""

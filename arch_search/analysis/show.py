@@ -8,7 +8,7 @@ from arch_search.analysis.statistics import Standing, standings
 from arch_search.analysis.text import clean, duration, interval, number, one_line, short, signed, sparkline
 from arch_search.errors import CampaignError
 from cognition_db.experience.archive import ArchiveContents
-from cognition_db.records import Candidate, Evaluation
+from cognition_db.records import Candidate, Certificate, Evaluation
 
 _LEVELS = 50
 
@@ -91,8 +91,17 @@ def _run(run: Evaluation, metric: str) -> str:
     ended = run.ending.replace("_", " ") + (f" ({short(run.cause, 80)})" if run.cause else "")
     return (
         f"seed {run.task.seed}: {metric} {value}, training loss {sparkline(run.curve_loss)} {loss}, "
-        f"{duration(run.cpu_s)} CPU, {ended}"
+        f"{duration(run.cpu_s)} CPU, {ended}{_causal(run.certificate)}"
     )
+
+
+def _causal(certificate: Certificate | None) -> str:
+    """Of the trained weights; empty where there is no certificate."""
+    if certificate is None:
+        return ""
+    if certificate.outcome == "passed":
+        return f"; causality proved with trained weights at T = {certificate.length}"
+    return f"; trained weights: {short(certificate.reason, 100)}"
 
 
 def _lessons(contents: ArchiveContents, candidate: Candidate) -> list[str]:

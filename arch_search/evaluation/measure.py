@@ -5,6 +5,7 @@ N sequences, T tokens, V vocabulary, K asked positions, P prefix positions.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -41,6 +42,15 @@ def prefix_nll(model: nn.Module, windows: Ints, positions: Ints) -> Floats:
         logits = model(window[:, : position + 1])
         found.append(_nll(logits[:, -1:], window[:, position + 1 : position + 2]).item())
     return np.asarray(found, dtype=np.float32)
+
+
+def state_sha256(model: nn.Module) -> str:
+    """Hash of all parameters and persistent buffers."""
+    whole = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        whole.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return whole.hexdigest()
 
 
 def _batches(rows: Ints, batch_size: int) -> Iterator[Tensor]:

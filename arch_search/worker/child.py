@@ -19,6 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from arch_search.admission.certificate.trained import certify_trained
+from arch_search.admission.framework import Framework
 from arch_search.evaluation import measure, recall
 from arch_search.models import stand_in
 from arch_search.models.language_model import LanguageModel
@@ -41,11 +43,15 @@ from arch_search.worker.folder import (
 )
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json
-from cognition_db.records import from_json, to_json
+from cognition_db.records import Certificate, from_json, to_json
 
 PROGRESS_EVERY_S = 0.5
 RECALL_WARMUP_SHARE = 0.1
 RECALL_CLIP_NORM = 1.0
+
+
+class _TamperedError(Exception):
+    """The program changed what it is measured by."""
 
 
 class _Stopped(Exception):
@@ -76,6 +82,8 @@ def main(root: Path) -> int:
     except StoreError:
         traceback.print_exc()
         return EXIT_OURS
+    except _TamperedError as error:
+        result = ChildResult(ending="tampered", cause=str(error))
     except BaseException as error:
         # also SystemExit and KeyboardInterrupt: a program that raises them has crashed like any other
         traceback.print_exc()
@@ -99,6 +107,7 @@ def _read_inputs(folder: TaskFolder) -> _Inputs:
 def _work(folder: TaskFolder, inputs: _Inputs) -> ChildResult:
     stand_in.install()
     order = inputs.order
+    framework = Framework()
     program = load_mixer_class(folder.program, order.class_name)
     recalled = None if folder.recall_answers.exists() else _recall(folder, inputs, program)
     if recalled is not None and recalled.ended != "finished":
@@ -114,11 +123,9 @@ def _work(folder: TaskFolder, inputs: _Inputs) -> ChildResult:
         on_saved=reporter.saved,
     )
     _stop_if_asked(training)
-    if training.ended == "finished":
-        size = order.stage.batch_size
-        write_array(folder.heldout_nll, measure.token_nll(model, inputs.windows, batch_size=size))
-        positions = np.asarray(order.prefix_positions, dtype=np.int64)
-        write_array(folder.prefix_nll, measure.prefix_nll(model, inputs.windows, positions))
+    certificate = _measured(folder, inputs, model) if training.ended == "finished" else None
+    if altered := framework.altered():
+        raise _TamperedError(f"touches what is not its own in training: {altered}")
     resumed = order.stage.recall.steps + training.resumed_from_step if recalled is None else recalled.resumed_from_step
     return ChildResult(
         ending="finished" if training.ended == "finished" else "non_finite",
@@ -129,6 +136,24 @@ def _work(folder: TaskFolder, inputs: _Inputs) -> ChildResult:
         parameter_count=parameter_count,
         resumed_from_step=resumed,
         step_s=training.step_s,
+        certificate=certificate,
+    )
+
+
+def _measured(folder: TaskFolder, inputs: _Inputs, model: LanguageModel) -> Certificate:
+    """Leave what the trained model says of the held-out windows, and certify its mixers."""
+    order = inputs.order
+    before = measure.state_sha256(model)
+    write_array(folder.heldout_nll, measure.token_nll(model, inputs.windows, batch_size=order.stage.batch_size))
+    positions = np.asarray(order.prefix_positions, dtype=np.int64)
+    write_array(folder.prefix_nll, measure.prefix_nll(model, inputs.windows, positions))
+    if measure.state_sha256(model) != before:
+        raise _TamperedError("its parameters or buffers changed while it was measured")
+    return certify_trained(
+        [block.get_submodule("mixer") for block in model.blocks],
+        d_model=order.stage.d_model,
+        n_heads=order.stage.n_heads,
+        seq_len=order.stage.seq_len,
     )
 
 

@@ -19,7 +19,7 @@ from arch_search.config import Stage
 from arch_search.errors import JailError
 from arch_search.jail.files import read_from_jail
 from cognition_db.experience.files import write_atomic
-from cognition_db.records import from_json, to_json
+from cognition_db.records import Certificate, from_json, to_json
 
 EXIT_STOPPED = 75  # the child wrote a checkpoint and left because it was asked to
 EXIT_OURS = 70  # the child failed before or beside the program: full disk, missing corpus
@@ -63,7 +63,7 @@ class Progress:
 class ChildResult:
     """How the child says its work ended; the curve is that of the language model."""
 
-    ending: Literal["finished", "non_finite", "crashed", "out_of_memory"]
+    ending: Literal["finished", "non_finite", "tampered", "crashed", "out_of_memory"]
     cause: str = ""
     curve_steps: tuple[int, ...] = ()
     curve_loss: tuple[float, ...] = ()
@@ -71,6 +71,7 @@ class ChildResult:
     parameter_count: int = 0
     resumed_from_step: int = 0  # counted over both phases
     step_s: float = 0.0
+    certificate: Certificate | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ class Manifest:
     packs: tuple[Pack, ...]
     classes: dict[str, str]  # candidate id -> name of its module class
     versions: dict[str, str]
+    secret_sha256: str = ""  # of the secret beside the driver's lease; empty: a campaign older than secrets
     stage_in: bool = False  # copy the training tokens to the disk of the node first
     warn_s: float = 30.0  # SIGUSR1 comes so long before the time limit
 

@@ -61,6 +61,7 @@ class Unit:
     paths: UnitPaths
     corpus: Corpus
     start: Start
+    secret: str  # of the campaign; empty: it has none
     fencing_token: str
     stop: StopRequest
 
@@ -165,6 +166,7 @@ def run_task(unit: Unit, task: Task, *, tasks_done: int) -> Evaluation | None:
         wall_s=beat.wall_s + jailed.wall_s,
         cpu_s=beat.cpu_s + jailed.cpu_s,
         peak_memory_mb=jailed.peak_memory_mb,
+        jail=jailed.rung,
     )
     result = read_result(folder, unit.manifest.stage) if jailed.exit_code == 0 else None
     if result is None:
@@ -222,7 +224,9 @@ def _program(unit: Unit, task: Task) -> str:
 def _prepare(unit: Unit, task: Task, folder: TaskFolder, program: str) -> Questions:
     """Put into the folder what the child needs, and keep what it must not know."""
     stage, corpus = unit.manifest.stage, unit.corpus
-    drawn = recall.heldout_set(stage.recall, np.random.default_rng(derive_seed(task.seed, "recall", "heldout")))
+    # the child has the seed of the task: without the secret it can't draw the questions again, and their answers
+    purpose = ("recall", "heldout", unit.secret) if unit.secret else ("recall", "heldout")
+    drawn = recall.heldout_set(stage.recall, np.random.default_rng(derive_seed(task.seed, *purpose)))
     windows = heldout.heldout_windows(
         open_tokens(corpus.heldout, corpus.token_bytes), count=stage.heldout_sequences, seq_len=stage.seq_len
     )
@@ -353,6 +357,7 @@ def _blank_evaluation(unit: Unit, task: Task, program: str, start: Heartbeat) ->
 
 
 def _with_result(record: Evaluation, result: ChildResult) -> Evaluation:
+    certificate = result.certificate
     return replace(
         record,
         curve_steps=result.curve_steps,
@@ -360,13 +365,17 @@ def _with_result(record: Evaluation, result: ChildResult) -> Evaluation:
         tokens_seen=result.tokens_seen,
         parameter_count=result.parameter_count,
         resumed_from_step=result.resumed_from_step,
+        certificate=certificate and replace(certificate, reason=_one_line(certificate.reason)),
     )
 
 
 def _ended(record: Evaluation, scored: Scored) -> Evaluation:
-    # one printable line: the cause may hold text of the program
-    cause = " ".join(scored.cause.encode("utf-8", "replace").decode("utf-8").split())[:MAX_CAUSE_CHARS]
-    return replace(record, ending=scored.ending, cause=cause, scores=scored.scores)
+    return replace(record, ending=scored.ending, cause=_one_line(scored.cause), scores=scored.scores)
+
+
+def _one_line(text: str) -> str:
+    """What a child said, which may be text of its program, as one line that can be stored."""
+    return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())[:MAX_CAUSE_CHARS]
 
 
 def _last_line(jailed: JailResult) -> str:

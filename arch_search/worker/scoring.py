@@ -11,7 +11,7 @@ from arch_search.config import Stage
 from arch_search.evaluation import heldout, recall
 from arch_search.worker.folder import MAX_CURVE_POINTS, ChildResult, Ints, TaskFolder, read_array, read_message
 from arch_search.worker.watch import floor_cause
-from cognition_db.records import Ending, Score
+from cognition_db.records import Certificate, Ending, Score
 
 # no finite model of float32 logits gives a token a larger loss, in nats, than the range of its logits; far beyond use
 MAX_NLL_NATS = 1e4
@@ -69,6 +69,9 @@ def score(result: ChildResult, folder: TaskFolder, questions: Questions) -> Scor
             "the program sees the future or the length"
         )
         return Scored(ending="below_floor", cause=cause, scores=scores)
+    if result.certificate is not None and result.certificate.outcome == "failed":
+        cause = f"with trained weights: {result.certificate.reason}"
+        return Scored(ending="below_floor", cause=cause, scores=scores)
     return Scored(ending="finished", cause="", scores=scores)
 
 
@@ -85,4 +88,15 @@ def _is_possible(result: ChildResult, stage: Stage) -> bool:
         and 0 <= result.resumed_from_step <= stage.steps + stage.recall.steps
         and math.isfinite(result.step_s)
         and result.step_s >= 0
+        and (result.ending == "finished") == (result.certificate is not None)
+        and (result.certificate is None or _is_possible_certificate(result.certificate, stage))
+    )
+
+
+def _is_possible_certificate(certificate: Certificate, stage: Stage) -> bool:
+    return (
+        0 < certificate.length <= stage.seq_len
+        and certificate.layers == stage.n_layers
+        and 0 <= certificate.operators < 10_000
+        and 0 <= certificate.seconds <= stage.task_limit_s * stage.threads
     )

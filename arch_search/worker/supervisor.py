@@ -13,7 +13,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from hmac import compare_digest
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -29,8 +31,9 @@ from arch_search.worker.staging import staged
 from arch_search.worker.stop import StopRequest
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json, write_atomic
+from cognition_db.experience.seal import read_secret, seal
 from cognition_db.experience.shard import write_shard
-from cognition_db.records import Evaluation, Pack, Task, from_json, to_json
+from cognition_db.records import Evaluation, Pack, Task, canonical_json, from_json, to_json
 
 SHARD_WRITTEN, HELD_BY_ANOTHER, COME_BACK = 0, 3, 4
 
@@ -75,6 +78,7 @@ def _run(manifest: Manifest, pack: Pack, generation: GenerationPaths, start: Sta
             paths=paths,
             corpus=corpus,
             start=start,
+            secret=read_secret(generation.campaign.secret, sha256=manifest.secret_sha256),
             fencing_token=f"{manifest.campaign_uuid}/{pack.unit}/{pack.attempt}/{job_name()}",
             stop=stop,
         )
@@ -85,7 +89,7 @@ def _run(manifest: Manifest, pack: Pack, generation: GenerationPaths, start: Sta
         return COME_BACK
     # under another name first: should an older start of this attempt be as far, the file of the first stays
     fresh = paths.root / f"{start.name}.h5"
-    write_shard(fresh, evaluations, generation=manifest.generation)
+    write_shard(fresh, evaluations, generation=manifest.generation, secret=unit.secret)
     publish(fresh, generation.shard(pack.unit, pack.attempt))
     return SHARD_WRITTEN
 
@@ -111,7 +115,7 @@ def _acknowledged(evaluation: Evaluation, unit: Unit) -> Evaluation:
     task, path = evaluation.task, unit.paths.evaluation(evaluation.task.key)
     fresh = unit.paths.task(task.key) / f"{unit.start.name}.evaluation"
     while True:
-        write_atomic(fresh, json.dumps(to_json(evaluation)).encode())
+        write_atomic(fresh, json.dumps(_sealed(evaluation, unit)).encode())
         if publish(fresh, path):
             return evaluation
         recorded = _recorded(task, unit)
@@ -122,17 +126,37 @@ def _acknowledged(evaluation: Evaluation, unit: Unit) -> Evaluation:
 def _recorded(task: Task, unit: Unit) -> Evaluation | None:
     """The evaluation an earlier supervisor recorded, signed over to this attempt, which is to report it.
 
-    A damaged one is removed.
+    One that is damaged, of another training or without the seal of the campaign is removed.
     """
     path = unit.paths.evaluation(task.key)
     if not path.exists():
         return None
     try:
-        evaluation = from_json(Evaluation, read_json(path))
+        evaluation = from_json(Evaluation, _unsealed(read_json(path), unit))
+        if evaluation.task.key != task.key:
+            raise StoreError(f"a record of {evaluation.task.key}")
     except (StoreError, ValidationError):
+        note(unit.paths, f"{path.name} is damaged or no record of this campaign; {task.key} is trained again")
         path.unlink(missing_ok=True)
         return None
     return replace(evaluation, task=task, fencing_token=unit.fencing_token)
+
+
+def _sealed(evaluation: Evaluation, unit: Unit) -> Any:
+    """What is written of an evaluation that waits for its shard."""
+    data = to_json(evaluation)
+    return {"evaluation": data, "seal": seal(unit.secret, canonical_json(data))} if unit.secret else data
+
+
+def _unsealed(data: Any, unit: Unit) -> Any:
+    """What `_sealed` made this of; StoreError where it bears no seal of the campaign."""
+    if not unit.secret:
+        return data
+    match data:
+        case {"evaluation": evaluation, "seal": str(found)}:
+            if compare_digest(found.encode(), seal(unit.secret, canonical_json(evaluation)).encode()):
+                return evaluation
+    raise StoreError("no seal of this campaign")
 
 
 @contextmanager

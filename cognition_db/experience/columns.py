@@ -37,12 +37,16 @@ _TOTAL = "content_sha256"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One field of a record; `unit` stands in the file beside the data."""
+    """One field of a record; `unit` stands in the file beside the data.
+
+    `since`: the schema that brought it. Older files lack it, its value there is "", and "" is no part of a digest.
+    """
 
     name: str
     kind: Kind
     unit: str
     description: str
+    since: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,15 +114,24 @@ def parse(data: bytes, kind: str, tables: Sequence[Table]) -> dict[str, list[Row
 
 def kind_of(data: bytes) -> str:
     """The attribute `kind` of the root; raises StoreError when there is none. The warning at parse holds here too."""
+    kind = fact(data, "kind")
+    if not kind:
+        raise StoreError("not readable as HDF5 of this program (its root has no attribute `kind`)")
+    return kind
+
+
+def fact(data: bytes, name: str) -> str:
+    """An attribute of the root, empty where it has none; StoreError where the file can't be read."""
     try:
         with h5py.File(h5py.h5f.open_file_image(data)) as file:
-            return str(file.attrs["kind"])
+            return str(file.attrs.get(name, ""))
     except Exception as error:
         raise _unreadable(error) from error
 
 
 def _plain(table: Table, row: Row) -> dict[str, Any]:
-    plain = {column.name: _plain_value(column, row[column.name]) for column in table.columns}
+    columns = [column for column in table.columns if column.since == 1 or row[column.name]]
+    plain = {column.name: _plain_value(column, row[column.name]) for column in columns}
     for child in table.children:
         plain[child.name] = [_plain(child, child_row) for child_row in row[child.name]]
     return plain
@@ -202,14 +215,16 @@ def _check_kind(file: Any, kind: str) -> None:
     if found != kind or file.attrs["program"] != _PROGRAM:
         raise StoreError(f"kind {found!r} of program {file.attrs['program']!r}, expected {kind!r} of {_PROGRAM!r}")
     version = file.attrs["schema_version"]
-    if version != str(SCHEMA_VERSION):
-        raise StoreError(f"schema {version}, this program reads {SCHEMA_VERSION}; use the version that wrote the file")
+    if version not in map(str, range(1, SCHEMA_VERSION + 1)):
+        raise StoreError(f"schema {version}, this program reads 1 to {SCHEMA_VERSION}; use the version that wrote it")
 
 
 def _read_table(parent: Any, table: Table, *, limit: int) -> list[Row]:
     group = parent[table.name]
-    columns = [(column.name, _read_column(group, column, limit)) for column in table.columns]
+    version = int(group.file.attrs["schema_version"])
+    columns = [(one.name, _read_column(group, one, limit)) for one in table.columns if one.since <= version]
     counts = {len(values) for _, values in columns}
+    columns += [(one.name, [""] * len(columns[0][1])) for one in table.columns if one.since > version]
     if len(counts) != 1:
         raise StoreError(f"table {table.name}: columns have different lengths {sorted(counts)}")
     names = [name for name, _ in columns]

@@ -24,11 +24,14 @@ class MergeReport:
     superseded: tuple[str, ...]  # evaluations left out: another attempt, a second writer, or a task nobody expects
 
 
-def merge(shard_paths: Sequence[Path], expected: Sequence[Task], *, limit_s: float = _READ_LIMIT_S) -> MergeReport:
+def merge(
+    shard_paths: Sequence[Path], expected: Sequence[Task], *, secret: str = "", limit_s: float = _READ_LIMIT_S
+) -> MergeReport:
     """Pick the evaluation of every expected task at exactly its expected attempt.
 
     When two shards hold the same attempt (a job that ran twice), the one that started first counts. Every shard is
-    first read by another process with `limit_s` seconds for each; one that hangs, crashes or is damaged is quarantined.
+    first read by another process with `limit_s` seconds for each; one that hangs, crashes, is damaged or lacks the seal
+    of the campaign's secret is quarantined.
     """
     attempts = {task.key: task.attempt for task in expected}
     found: dict[str, list[_Found]] = {}
@@ -36,7 +39,7 @@ def merge(shard_paths: Sequence[Path], expected: Sequence[Task], *, limit_s: flo
     superseded: list[str] = []
     for report in check_files(sorted({Path(path) for path in shard_paths}), limit_s=limit_s):
         try:
-            evaluations = read_checked(report.path, sha256=report.sha256, problem=report.problem)
+            evaluations = read_checked(report.path, sha256=report.sha256, problem=report.problem, secret=secret)
         except ShardError as error:
             quarantined.append((report.path, str(error)))
             continue

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from hmac import compare_digest
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from cognition_db.experience.columns import Column, Row, Table, build, parse, record_digest
+from cognition_db.experience.columns import Column, Row, Table, build, fact, parse, record_digest
 from cognition_db.experience.errors import ShardError, StoreError
 from cognition_db.experience.files import write_atomic
 from cognition_db.experience.guard import check_files
-from cognition_db.records import Evaluation, Score, Task, canonical_json, from_json
+from cognition_db.experience.seal import seal
+from cognition_db.records import Evaluation, Score, Task, canonical_json, from_json, to_json
 
 KIND = "shard"
+_SEAL = "seal"
 
 SCORES = Table(
     name="scores",
@@ -57,14 +60,18 @@ EVALUATIONS = Table(
         Column(name="versions", kind="text", unit="JSON", description="versions of the software"),
         Column(name="config_sha256", kind="text", unit="hex", description="sha256 of the resolved configuration"),
         Column(name="program_sha256", kind="text", unit="hex", description="sha256 of the program text"),
+        Column(name="jail", kind="text", unit="text", description="rung of the jail that it ran in", since=2),
+        Column(name="certificate", kind="text", unit="JSON", description="causality of the trained mixers", since=2),
     ),
     children=(SCORES,),
 )
 _TASK_COLUMNS = ("candidate_id", "stage", "seed", "attempt")
 
 
-def write_shard(path: Path, evaluations: Sequence[Evaluation], *, generation: int) -> None:
+def write_shard(path: Path, evaluations: Sequence[Evaluation], *, generation: int, secret: str = "") -> None:
     """Write all evaluations of one attempt as one durable file; equal evaluations give equal bytes.
+
+    secret: of the campaign, for the seal; empty in a campaign that has none.
 
     Raises:
         ShardError: a value can't be stored (text that is not Unicode, a number beyond 64 bits).
@@ -72,7 +79,8 @@ def write_shard(path: Path, evaluations: Sequence[Evaluation], *, generation: in
     """
     try:
         rows = [evaluation_row(evaluation) for evaluation in evaluations]
-        data = build(KIND, [(EVALUATIONS, rows)], facts={"generation": str(generation)})
+        facts = {"generation": str(generation)}
+        data = build(KIND, [(EVALUATIONS, rows)], facts=facts | ({_SEAL: _sealed(secret, rows)} if secret else {}))
     except StoreError as error:
         raise ShardError(f"{path}: {error}") from error
     write_atomic(path, data)
@@ -104,8 +112,11 @@ def read_shard_guarded(path: Path, limit_s: float) -> tuple[Evaluation, ...]:
     return read_checked(Path(path), sha256=report.sha256, problem=report.problem)
 
 
-def read_checked(path: Path, *, sha256: str, problem: str) -> tuple[Evaluation, ...]:
-    """The evaluations of a file that a guarded reader has judged; only the very bytes it found good are parsed here."""
+def read_checked(path: Path, *, sha256: str, problem: str, secret: str = "") -> tuple[Evaluation, ...]:
+    """The evaluations of a file that a guarded reader has judged; only the very bytes it found good are parsed here.
+
+    secret: of the campaign; a shard without its seal is refused. Empty: no shard of the campaign is sealed.
+    """
     if problem:
         raise ShardError(f"{path}: {problem}")
     try:
@@ -114,12 +125,19 @@ def read_checked(path: Path, *, sha256: str, problem: str) -> tuple[Evaluation, 
         raise ShardError(f"{path}: can't be read: {error.strerror}") from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ShardError(f"{path}: changed while it was read; a shard is written once, so another program wrote here")
-    return parse_shard(data)
+    evaluations = parse_shard(data)
+    if secret and not compare_digest(fact(data, _SEAL), _sealed(secret, map(evaluation_row, evaluations))):
+        raise ShardError(f"{path}: without the seal of this campaign: forged, or copied from another campaign")
+    return evaluations
 
 
 def parse_shard(data: bytes) -> tuple[Evaluation, ...]:
     rows = parse(data, KIND, [EVALUATIONS])[EVALUATIONS.name]
     return tuple(evaluation_from_row(row) for row in rows)
+
+
+def _sealed(secret: str, rows: Iterable[Row]) -> str:
+    return seal(secret, KIND, *(record_digest(EVALUATIONS, row) for row in rows))
 
 
 def evaluation_digest(evaluation: Evaluation) -> str:
@@ -133,6 +151,7 @@ def evaluation_row(evaluation: Evaluation) -> Row:
     row: Row = {name: getattr(evaluation, name) for name in names}
     row |= {name: getattr(evaluation.task, name) for name in _TASK_COLUMNS}
     row["versions"] = canonical_json(evaluation.versions)
+    row["certificate"] = canonical_json(to_json(evaluation.certificate)) if evaluation.certificate else ""
     row["scores"] = [
         {"name": score.name, "value": score.value, "count": score.count, "unit": score.unit}
         for score in evaluation.scores
@@ -147,6 +166,7 @@ def evaluation_from_row(row: Row) -> Evaluation:
     fields["scores"] = tuple(Score(**score) for score in row["scores"])
     try:
         fields["versions"] = json.loads(row["versions"])
+        fields["certificate"] = json.loads(row["certificate"] or "null")
         return from_json(Evaluation, fields)
     except (ValueError, ValidationError) as error:
         detail = " ".join(str(error).split())[:200]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,27 @@ def test_a_folder_with_other_things_in_it_is_not_taken(tmp_path: Path) -> None:
     with pytest.raises(CampaignError, match="not empty"):
         _start(tmp_path, f"campaign.dir={tmp_path}")
     assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+def test_a_campaign_has_a_secret_of_its_own_or_that_of_the_campaign_it_repeats(tmp_path: Path) -> None:
+    first, other = _start(tmp_path / "a"), _start(tmp_path / "b")
+    assert first.secret != other.secret
+    again = _start(tmp_path / "c", f"campaign.secret_from={first.paths.secret}")
+    assert again.secret == first.secret
+    assert again.config_sha256 == first.config_sha256
+    assert first.secret not in first.paths.campaign_json.read_text()
+    with pytest.raises(StoreError, match="64 hex digits"):
+        _start(tmp_path / "d", f"campaign.secret_from={first.paths.campaign_json}")
+
+
+def test_a_campaign_that_was_started_before_there_were_secrets_goes_on_without_one(tmp_path: Path) -> None:
+    campaign = _start(tmp_path)
+    campaign.journal.close()
+    data = json.loads(campaign.paths.campaign_json.read_text())
+    del data["secret_sha256"], data["config"]["campaign"]["secret_from"]
+    campaign.paths.campaign_json.write_text(json.dumps(data))
+    campaign.paths.secret.unlink()
+    assert _start(tmp_path).secret == ""
 
 
 def test_a_missing_campaign_is_one_line(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -20,9 +21,15 @@ from small_campaign import SMALL, arch_search, archive, descendants, kill, measu
 from arch_search.campaign import open_campaign, start_or_continue
 from arch_search.integrity import check_campaign
 from arch_search.settings import load_config
+from cognition_db.experience.shard import parse_shard, write_shard
 
 pytestmark = pytest.mark.slow
 KILLS = 50
+
+
+def same_questions(finished: Path) -> str:
+    """What makes another campaign ask the held-out questions of this one."""
+    return f"campaign.secret_from={finished}/campaigns/smoke-001/driver/secret"
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +69,44 @@ def test_fsck_finds_a_finished_campaign_clean_and_names_what_was_damaged(finishe
     assert "Traceback" not in answer.stderr
 
 
+def test_fsck_names_a_shard_that_was_forged_after_its_generation_was_closed(finished: Path) -> None:
+    """The forger writes whole files with fitting digests, into shards, archive and journal alike, but has no secret."""
+    folder = finished / "campaigns" / "smoke-001"
+    packed = folder / "gen-0001" / "shards.zip"
+    good = packed.read_bytes()
+    with zipfile.ZipFile(packed) as file:
+        shards = {name: file.read(name) for name in file.namelist()}
+    forged = sorted(shards)[0]
+    try:
+        write_shard(finished / "forged.h5", parse_shard(shards[forged]), generation=1, secret="0" * 64)
+        with zipfile.ZipFile(packed, "w") as file:
+            for name, data in shards.items():
+                file.writestr(name, (finished / "forged.h5").read_bytes() if name == forged else data)
+        answer = arch_search("fsck", str(folder), cwd=finished)
+    finally:
+        packed.write_bytes(good)
+    assert answer.returncode == 1
+    assert "without the seal of this campaign" in answer.stdout
+    assert forged in answer.stdout
+
+
+def test_fsck_checks_all_but_the_seals_where_the_secret_was_not_handed_on(finished: Path, tmp_path: Path) -> None:
+    folder = finished / "campaigns" / "smoke-001"
+    secret = (folder / "driver" / "secret").rename(tmp_path / "kept")
+    try:
+        answer = arch_search("fsck", str(folder), cwd=finished)
+    finally:
+        secret.rename(folder / "driver" / "secret")
+    assert answer.returncode == 1
+    assert "seals of the shards: not checked" in answer.stdout.replace("\n", " ")
+    assert "no shard holds" not in answer.stdout
+
+
 def test_ticks_and_checks_as_jobs_come_to_the_same_measurements(finished: Path, tmp_path: Path) -> None:
     """What cron does on a cluster whose login node may not run programs."""
     folder = tmp_path / "campaign"
-    config = load_config([*SMALL, "admission.where=job", "campaign.generations=1", f"campaign.dir={folder}"])
+    other = ("admission.where=job", "campaign.generations=1", f"campaign.dir={folder}")
+    config = load_config([*SMALL, same_questions(finished), *other])
     start_or_continue(config, command=["arch-search", "run"], base=tmp_path).journal.close()
     for _ in range(100):
         answer = arch_search("tick", str(folder), cwd=tmp_path)
@@ -88,12 +129,12 @@ def test_status_and_show_answer_from_the_files(finished: Path) -> None:
 
 def test_the_archive_is_readable_with_h5py_alone(finished: Path) -> None:
     with h5py.File(finished / "campaigns" / "smoke-001" / "archive.h5") as file:
-        assert int(file.attrs["schema_version"]) == 1
+        assert int(file.attrs["schema_version"]) == 2
         assert {"candidates", "evaluations", "tries"} <= set(file)
 
 
 def test_two_campaigns_with_the_same_seed_and_replies_are_the_same(finished: Path, tmp_path: Path) -> None:
-    answer = arch_search("run", *SMALL, cwd=tmp_path)
+    answer = arch_search("run", *SMALL, same_questions(finished), cwd=tmp_path)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert measured(archive(tmp_path)) == measured(archive(finished))
 
@@ -105,7 +146,7 @@ def test_killed_at_random_moments_a_campaign_ends_with_the_same_measurements(fin
     rng = random.Random(20261120)
     kills, seen, window_s = 0, 0, 4.0
     while True:
-        driver = start("run", *SMALL, "campaign.attempts_per_task=100", cwd=tmp_path)
+        driver = start("run", *SMALL, same_questions(finished), "campaign.attempts_per_task=100", cwd=tmp_path)
         until = time.monotonic() + (rng.uniform(0.2, window_s) if kills < KILLS else 600)
         while driver.poll() is None and time.monotonic() < until:
             time.sleep(0.02)

@@ -15,6 +15,7 @@ import pytest
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import (
     Candidate,
+    Certificate,
     Evaluation,
     Lesson,
     Proposal,
@@ -59,6 +60,8 @@ def make_evaluation() -> Callable[..., Evaluation]:
             versions={"torch": "2.9", "python": "3.11"},
             config_sha256=sha256_text("config"),
             program_sha256=sha256_text(program),
+            jail="bwrap",
+            certificate=Certificate(outcome="passed", reason="proved", length=128, layers=2, operators=31, seconds=0.5),
         )
         return replace(evaluation, **fields)
 

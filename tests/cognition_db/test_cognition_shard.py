@@ -26,7 +26,7 @@ from cognition_db.experience.shard import (
     read_shard_guarded,
     write_shard,
 )
-from cognition_db.records import Ending, Evaluation, Score, Task
+from cognition_db.records import Certificate, Ending, Evaluation, Score, Task
 
 Make = Callable[..., Evaluation]
 INT = st.integers(-(2**63), 2**63 - 1)
@@ -79,7 +79,7 @@ def test_another_program_reads_columns_units_and_curves_with_h5py_alone(tmp_path
         assert (file.attrs["program"], file.attrs["kind"], file.attrs["schema_version"]) == (
             "arch_search",
             "shard",
-            "1",
+            "2",
         )
         assert file.attrs["generation"] == "2"
         table = file["evaluations"]
@@ -158,6 +158,24 @@ def test_a_changed_attribute_is_detected(tmp_path: Path, make_evaluation: Make, 
         file.attrs[name] = value
     with pytest.raises(ShardError, match="content_sha256"):
         read_shard(tmp_path / "a.h5")
+
+
+def test_a_shard_of_the_first_schema_is_read_and_its_digests_still_hold(tmp_path: Path, make_evaluation: Make) -> None:
+    """Written by the last version before schema 2."""
+    finished, crashed = read_shard(Path(__file__).parent / "data" / "shard_of_schema_1.h5")
+    assert (finished.jail, finished.certificate, finished.score("recall")) == ("", None, 0.75)
+    assert crashed.cause == "exit code 1"
+    write_shard(tmp_path / "again.h5", [finished, crashed], generation=1)
+    assert read_shard(tmp_path / "again.h5") == (finished, crashed)
+
+
+def test_jail_and_certificate_come_back_and_count_in_the_digest(tmp_path: Path, make_evaluation: Make) -> None:
+    certificate = Certificate(outcome="unknown", reason="line 7", length=128, layers=2, operators=30, seconds=0.5)
+    made = make_evaluation(jail="bwrap", certificate=certificate)
+    write_shard(tmp_path / "a.h5", [made], generation=0)
+    assert read_shard(tmp_path / "a.h5") == (made,)
+    others = [make_evaluation(), replace(made, jail=""), replace(made, certificate=None)]
+    assert len({evaluation_digest(one) for one in (made, *others)}) == 4
 
 
 def test_another_schema_is_named(tmp_path: Path, make_evaluation: Make, monkeypatch: pytest.MonkeyPatch) -> None:

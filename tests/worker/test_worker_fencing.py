@@ -92,6 +92,7 @@ def test_of_two_supervisors_without_a_lock_the_newer_finishes_and_the_older_leav
     assert newer.wait(timeout=120) == 0
     (found,) = second.evaluations(1)
     assert found.task.attempt == attempt
+    assert found.ending == "finished", found.cause
     assert found.resumed_from_step >= 30
     assert found.curve_loss == expected.curve_loss
     assert found.score("heldout_loss") == expected.score("heldout_loss")

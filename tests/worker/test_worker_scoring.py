@@ -12,6 +12,7 @@ import pytest
 from arch_search.config import Stage
 from arch_search.worker.folder import ChildResult, TaskFolder, write_array, write_message
 from arch_search.worker.scoring import Questions, read_result, score
+from cognition_db.records import Certificate, Outcome
 
 N, T = 4, 24
 ANSWERS = np.arange(96).reshape(32, 3) % 16
@@ -22,6 +23,7 @@ QUESTIONS = Questions(
     is_bytes=True,
     floor_nats=0.3,
 )
+CERTIFICATE = Certificate(outcome="passed", reason="proved", length=24, layers=1, operators=9, seconds=0.1)
 RESULT = ChildResult(
     ending="finished",
     curve_steps=(4, 8),
@@ -29,6 +31,7 @@ RESULT = ChildResult(
     tokens_seen=768,
     parameter_count=6000,
     step_s=0.01,
+    certificate=CERTIFICATE,
 )
 
 
@@ -90,6 +93,16 @@ def test_a_training_loss_below_the_floor_counts_even_with_an_honest_looking_eval
     assert score(replace(RESULT, curve_loss=(5.0, 0.05)), folder, QUESTIONS).ending == "below_floor"
 
 
+@pytest.mark.parametrize("outcome, ending", [("failed", "below_floor"), ("unknown", "finished")])
+def test_trained_weights_that_see_the_future_disqualify_and_a_missing_proof_does_not(
+    folder: TaskFolder, outcome: Outcome, ending: str
+) -> None:
+    certificate = replace(CERTIFICATE, outcome=outcome, reason="layer 1: sees the future")
+    scored = score(replace(RESULT, certificate=certificate), folder, QUESTIONS)
+    assert scored.ending == ending
+    assert ("layer 1: sees the future" in scored.cause) == (outcome == "failed")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -102,6 +115,13 @@ def test_a_training_loss_below_the_floor_counts_even_with_an_honest_looking_eval
         {"parameter_count": -1},
         {"resumed_from_step": 99},
         {"step_s": float("inf")},
+        {"certificate": None},
+        {"certificate": replace(CERTIFICATE, length=25)},
+        {"certificate": replace(CERTIFICATE, length=0)},
+        {"certificate": replace(CERTIFICATE, layers=2)},
+        {"certificate": replace(CERTIFICATE, operators=-1)},
+        {"certificate": replace(CERTIFICATE, seconds=float("nan"))},
+        {"ending": "crashed"},
     ],
 )
 def test_a_result_that_contradicts_the_order_is_refused(

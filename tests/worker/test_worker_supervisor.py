@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +19,13 @@ import pytest
 
 from arch_search.config import Stage
 from arch_search.jail.guard import descendants
+from arch_search.jail.rungs import best_rung
 from arch_search.worker.heartbeat import read_heartbeat
+from cognition_db.experience.files import write_atomic
+from cognition_db.experience.merge import merge
+from cognition_db.experience.seal import make_secret, seal
 from cognition_db.experience.shard import read_shard
+from cognition_db.records import Evaluation, Score, canonical_json, to_json
 
 COME_BACK, HELD_BY_ANOTHER, FAILED = 4, 3, 1
 # long enough to be met in the middle, on two busy cores too
@@ -57,6 +64,9 @@ def test_an_evaluation_says_where_it_comes_from(finished_bench: Any) -> None:
     assert found.peak_memory_mb > 50
     assert found.curve_steps[-1] == 8
     assert abs(found.parameter_count - 6000) < 300
+    assert found.jail == best_rung("auto")
+    assert found.certificate is not None
+    assert (found.certificate.outcome, found.certificate.length) == ("passed", 24), found.certificate.reason
 
 
 def test_a_finished_pack_leaves_no_working_files(finished_bench: Any) -> None:
@@ -127,6 +137,9 @@ def test_a_failure_of_ours_is_one_line_and_leaves_no_shard(
         ("past = past + x.roll(-1, dims=1)", "below_floor", "sees the future or the length"),
         ("self.hoard = torch.ones(1 << 29)", "out_of_memory", ""),
         ("return past[:, :1]", "crashed", "Error"),
+        ("torch.tanh = torch.sigmoid", "tampered", "torch.tanh is replaced"),
+        ("torch.set_default_dtype(torch.float64)", "tampered", "the default dtype was"),
+        ("self.inner.bias.data += 0.0 if self.training else 1e-3", "tampered", "changed while it was measured"),
     ],
 )
 def test_a_bad_program_ends_as_a_value_in_the_shard(
@@ -243,6 +256,84 @@ def test_the_same_seed_gives_the_same_numbers_in_another_unit(bench: MakeBench) 
     one, other = made.evaluation(0), made.evaluation(1)
     assert one.curve_loss == other.curve_loss
     assert one.score("recall_accuracy") == other.score("recall_accuracy")
+
+
+def sealed(made: Any) -> Any:
+    """The same generation in a campaign with a secret, as the driver leaves it."""
+    sha256 = make_secret(made.generation.campaign.secret, like=None)
+    return made.rewritten(replace(made.manifest, secret_sha256=sha256))
+
+
+@pytest.mark.slow
+def test_the_shard_of_a_campaign_with_a_secret_bears_its_seal(bench: MakeBench) -> None:
+    made = sealed(bench())
+    (found,) = [made.evaluation()]
+    secret = made.generation.campaign.secret.read_text()
+    assert merge([made.generation.shard("g1-u0", 1)], [found.task], secret=secret).evaluations == (found,)
+    assert merge([made.generation.shard("g1-u0", 1)], [found.task], secret="0" * 64).evaluations == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["unsealed", "sealed by another campaign", "no record", "of another training"])
+def test_a_record_that_somebody_wrote_beforehand_is_not_taken(bench: MakeBench, kind: str) -> None:
+    made = sealed(bench())
+    forged = to_json(forged_evaluation(made))
+    if kind == "of another training":
+        forged["task"]["seed"] = 7
+        secret = made.generation.campaign.secret.read_text()
+        forged = {"evaluation": forged, "seal": seal(secret, canonical_json(forged))}
+    elif kind != "unsealed":
+        forged = {"evaluation": forged, "seal": seal("0" * 64, canonical_json(forged)) if kind != "no record" else 7}
+    write_atomic(made.unit().evaluation(key_of(made)), json.dumps(forged).encode())
+    found = made.evaluation()
+    assert found.score("recall_accuracy") != 1.0
+    assert found.score("heldout_loss") is not None
+    assert "no record of this campaign" in made.unit().log.read_text()
+
+
+def forged_evaluation(made: Any) -> Evaluation:
+    best = Score(name="recall_accuracy", value=1.0, count=1, unit="share")
+    return Evaluation(
+        task=made.manifest.packs[0].tasks[0], unit="g1-u0", fencing_token="t", ending="finished", cause="",
+        scores=(best,), curve_steps=(8,),
+        curve_loss=(5.0,), tokens_seen=768, parameter_count=6000, wall_s=1.0, cpu_s=1.0, peak_memory_mb=1.0,
+        resumed_from_step=0, started_unix=0.0, host="", versions={}, config_sha256="c0ffee", program_sha256="0" * 64,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_finished_record_of_this_campaign_is_taken_by_the_next_start(bench: MakeBench) -> None:
+    made = sealed(bench("pass", seeds=(0,)))
+    first = made.evaluation()
+    made.generation.shard("g1-u0", 1).unlink()
+    assert replace(made.evaluation(), fencing_token="") == replace(first, fencing_token="")
+
+
+def test_a_worker_without_the_secret_of_its_campaign_fails_in_one_line(bench: MakeBench) -> None:
+    made = sealed(bench())
+    made.generation.campaign.secret.unlink()
+    done = made.run()
+    assert done.returncode == FAILED
+    assert "the secret of a campaign can't be read" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not made.generation.shards.exists()
+
+
+@pytest.mark.slow
+def test_who_knows_the_seed_but_not_the_secret_cannot_draw_the_held_out_questions(bench: MakeBench) -> None:
+    """The program has the seed of its task; the questions of two campaigns of one seed are others."""
+    asked = [questions_of(sealed(bench(SLOWLY))) for _ in range(2)]
+    assert asked[0] != asked[1]
+
+
+def questions_of(made: Any) -> bytes:
+    """What the child is asked; its unit is as new afterwards."""
+    process = made.start_until(lambda: made.working().recall_inputs.exists())
+    asked: bytes = made.working().recall_inputs.read_bytes()
+    process.kill()
+    process.wait()
+    shutil.rmtree(made.unit().root)
+    return asked
 
 
 def key_of(made: Any) -> str:

@@ -45,6 +45,7 @@ class Trace:
     rows_mixed: bool
     of_earlier_call: bool
     reads: tuple[str, ...]
+    operators: frozenset[str] = frozenset()
     unknown: dict[str, str] = field(default_factory=dict)
     mixed_at: str = ""
     assumed: tuple[str, ...] = ()
@@ -74,6 +75,7 @@ def check_certificate(subject: Subject, lengths: Sequence[int], tolerance: float
     where = f"T = {', '.join(map(str, lengths))}; train and eval"
     evidence: dict[str, Any] = {
         "lengths": list(lengths),
+        "operators": len(frozenset().union(*(one.operators for one in traces))),
         "assumed": sorted({assumption for one in traces for assumption in one.assumed}),
     }
     lacking = [one for one in traces if not one.is_proof]
@@ -125,6 +127,7 @@ def trace(subject: Subject, T: int, variant: Variant) -> Trace:
         rows_mixed=rows_mixed,
         of_earlier_call=of_earlier_call,
         reads=tuple(dict.fromkeys(tracker.reads)),
+        operators=frozenset(tracker.operators),
         unknown=tracker.unknown,
         mixed_at=tracker.mixed_at,
         assumed=tuple(tracker.context.assumed),

@@ -28,14 +28,15 @@ _TRANSFORMS = ("_fft_r2c", "_fft_c2c", "_fft_c2r")
 class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Codes of everything that runs inside `with tracker.watching():`.
 
-    `unknown` names operators without a rule, `reads` the places where data reached Python, `mixed_at` the first line
-    after which every element of a tensor depended on the last input.
+    `operators` names all that ran, `unknown` those without a rule, `reads` the places where data reached Python,
+    `mixed_at` the first line after which every element of a tensor depended on the last input.
     """
 
     def __init__(self, program_file: str, last_time: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.shadow = Shadow()
         self.context = Context(shadow=self.shadow, spectra=Spectra())
+        self.operators: set[str] = set()
         self.unknown: dict[str, str] = {}
         self.reads: list[str] = []
         self.read_codes = torch.zeros(2, dtype=torch.int16)
@@ -72,6 +73,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = _bound(func, args, kwargs or {})
         name = func._schema.name.removeprefix("aten::")
+        self.operators.add(name)
         operands = tensors_in(given)
         if name in _READS or _is_boolean_index(name, given):
             self._read(operands, name)
