@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import pytest
 from arch_search.worker.folder import TaskFolder
 from tests.slurm_cluster.cluster import missing_programs
 from tests.slurm_cluster.faults.bench import Bench, Facts
-from tests.slurm_cluster.faults.processes import TrainingWatch
+from tests.slurm_cluster.faults.processes import TrainingWatch, is_killed
 from tests.slurm_cluster.faults.rows import ROWS
 from tests.slurm_cluster.faults.table import Kept, Row, measure, run_table, try_row
 
@@ -67,6 +68,13 @@ def test_outcomes_of_other_sources_are_not_taken_for_those_of_these(
         kept = Kept(tmp_path / "outcomes.json", state)
         run_table([_row("good", tried, holds=True)], kept=kept, again=False, attempt=_short, say=lambda line: None)
     assert tried == ["good", "good"]
+
+
+@pytest.mark.parametrize("mask, killed", [("0000000000000100", True), ("0000000000004001", False), ("0", False)])
+def test_a_process_that_syncs_to_its_end_after_sigkill_is_no_training(mask: str, killed: bool) -> None:
+    status = Path("/proc/self/status").read_text()
+    assert not is_killed(status)
+    assert is_killed(re.sub(r"ShdPnd:\t\w+", f"ShdPnd:\t{mask}", status)) is killed
 
 
 @pytest.mark.slow

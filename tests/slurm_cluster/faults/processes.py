@@ -23,6 +23,12 @@ class Process:
     arguments: tuple[str, ...]
 
 
+def is_killed(status: str) -> bool:
+    """Whether SIGKILL waits for the process of this /proc/PID/status: it ends as soon as a file is synced."""
+    masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:"))]
+    return any(mask >> (signal.SIGKILL - 1) & 1 for mask in masks)
+
+
 def processes() -> Iterator[Process]:
     """Every living process that can be read."""
     for entry in Path("/proc").iterdir():
@@ -31,7 +37,7 @@ def processes() -> Iterator[Process]:
         with suppress(OSError):
             state, parent, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
             words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-            if state != "Z":
+            if state != "Z" and not is_killed((entry / "status").read_text()):
                 yield Process(int(entry.name), int(parent), tuple(words))
 
 
