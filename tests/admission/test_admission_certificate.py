@@ -84,6 +84,15 @@ def test_a_leak_that_no_experiment_moves_is_never_proved(tmp_path: Path, body: s
     assert certificate(write(tmp_path, FAULTY, "", body)).outcome == "unknown"
 
 
+def test_a_leak_beside_an_empty_reduction_is_refuted(tmp_path: Path) -> None:
+    body = (
+        "before = v[:, :, :0]\n"
+        "after = (before.sum(2, keepdim=True) + v.mean(2, keepdim=True)).expand_as(v)\n"
+        "y = (q + after).transpose(1, 2).reshape(B, T, D)\n"
+    )
+    assert certificate(write(tmp_path, PROGRAM, "", body)).check == "causality"
+
+
 def test_a_leak_at_other_lengths_is_named_by_its_length(tmp_path: Path) -> None:
     body = "y = y + x.mean(1, keepdim=True) if T % 256 == 0 else y"
     program = write(tmp_path, FAULTY, "", body)
