@@ -18,7 +18,7 @@ from arch_search.analysis.statistics import Noise, Standing, noise_of, seed_valu
 from arch_search.analysis.summary import METRIC_WORDS, ReportFacts, comparisons, noise_bands, summary, typical_seeds
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
-from cognition_db.records import Candidate, Lesson
+from cognition_db.records import Candidate, Certificate, Lesson
 
 _FOREST_ROWS = 24  # programs of the search in the interval figure; all are in the table
 _FOREST_PLACEBOS = 5
@@ -42,6 +42,7 @@ class LeaderboardRow:
     standing: Standing
     colour: str
     heldout_loss: float
+    causality: str
     is_reference: bool
     ends_noise: bool
 
@@ -112,6 +113,11 @@ def render(contents: ArchiveContents, *, facts: ReportFacts) -> str:
 def leaderboard(contents: ArchiveContents, rows: Sequence[Standing], reference_id: str) -> tuple[LeaderboardRow, ...]:
     """All programs by rank, with the line after the last one that is better beyond noise."""
     losses = seed_values(contents.evaluations, "heldout_loss")
+    candidates = {candidate.id: candidate for candidate in contents.candidates}
+    trained: dict[str, list[Certificate]] = {}
+    for one in contents.evaluations:
+        if one.certificate is not None:
+            trained.setdefault(one.task.candidate_id, []).append(one.certificate)
     last_better = max((rank for rank, row in enumerate(rows, 1) if row.verdict == "better"), default=0)
     return tuple(
         LeaderboardRow(
@@ -119,11 +125,21 @@ def leaderboard(contents: ArchiveContents, rows: Sequence[Standing], reference_i
             standing=row,
             colour=figures.colour_of(row, reference_id),
             heldout_loss=_mean(losses.get(row.candidate_id, {})),
+            causality=_causality(candidates[row.candidate_id], trained.get(row.candidate_id, ())),
             is_reference=row.candidate_id == reference_id,
             ends_noise=rank == last_better,
         )
         for rank, row in enumerate(rows, 1)
     )
+
+
+def _causality(candidate: Candidate, trained: Sequence[Certificate]) -> str:
+    """How it is known that the program does not see the future, and of how many trainings' weights it was proved."""
+    proved = any(one.check == "certificate" and one.outcome == "passed" for one in candidate.verdicts)
+    before = "proved" if proved else "tested"
+    if not trained:
+        return before
+    return f"{before}; trained {sum(one.outcome == 'passed' for one in trained)} of {len(trained)}"
 
 
 def generation_costs(contents: ArchiveContents) -> tuple[GenerationCost, ...]:

@@ -12,7 +12,9 @@ from arch_search.analysis.failures import endings, refusals
 from arch_search.analysis.report import leaderboard, render, write_report
 from arch_search.analysis.statistics import noise_of, standings
 from cognition_db.experience.archive import ArchiveContents
+from cognition_db.records import Certificate, Verdict
 
+CERTIFICATE = Certificate(outcome="passed", reason="proved", length=128, layers=2, operators=31, seconds=0.5)
 HOSTILE = '<script>alert(1)</script>" onload="x" \u202e\x1b[31m\x00 {{ 7 * 7 }} </style></svg><img src=x>\ud800'
 
 
@@ -119,6 +121,29 @@ def test_programs_beyond_noise_stand_above_the_line(invent, facts_of):
     assert all(line.standing.verdict == "better" for line in lines[:cut] if line.standing.arm != "baseline")
     assert all(line.standing.verdict != "better" for line in lines[cut:])
     assert "noise ends here" in render(contents, facts=facts_of(contents))
+
+
+def test_the_table_says_how_causality_is_known(invent, facts_of):
+    contents = invent()
+    reference, other = contents.candidates[0], contents.candidates[1]
+    proof = Verdict(check="certificate", outcome="passed", reason="proved")
+    outcomes = iter(["passed", "unknown"])
+    contents = replace(
+        contents,
+        candidates=(replace(reference, verdicts=(*reference.verdicts, proof)), *contents.candidates[1:]),
+        evaluations=tuple(
+            replace(one, certificate=replace(CERTIFICATE, outcome=next(outcomes, "passed")))
+            if one.task.candidate_id == reference.id
+            else one
+            for one in contents.evaluations
+        ),
+    )
+    rows = standings(contents, reference_id=reference.id, metric="recall_accuracy", confidence=0.95)
+    words = {line.standing.candidate_id: line.causality for line in leaderboard(contents, rows, reference.id)}
+    seeds = sum(one.task.candidate_id == reference.id for one in contents.evaluations)
+    assert words[reference.id] == f"proved; trained {seeds - 1} of {seeds}"
+    assert words[other.id] == "tested"
+    assert words[reference.id] in render(contents, facts=facts_of(contents))
 
 
 @pytest.mark.parametrize(("loss_ranks", "said"), [(False, True), (True, False)])
