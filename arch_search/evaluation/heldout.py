@@ -17,6 +17,9 @@ from cognition_db.records import Score
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 PREFIX_POSITIONS = 8
+RANDOM_WINDOWS = 16
+# far outside the noise of a mean over a thousand tokens; a model that copies its targets is below by all of log(vocab)
+RANDOM_TOLERANCE_NATS = 0.5
 # float32 losses of one token differ by about 1e-5 between lengths; a tenth of a percent of a nat is far outside that
 PREFIX_TOLERANCE_NATS = 1e-3
 
@@ -29,6 +32,24 @@ def heldout_windows(tokens: npt.NDArray[Any], *, count: int, seq_len: int) -> In
     return np.stack([tokens[start : start + seq_len + 1] for start in starts]).astype(np.int64)
 
 
+def random_windows(*, seq_len: int, vocab: int, rng: np.random.Generator) -> Ints:
+    """Windows [16, T+1] of tokens that nothing predicts: each of `vocab` is as likely everywhere."""
+    return rng.integers(0, vocab, (RANDOM_WINDOWS, seq_len + 1))
+
+
+def random_loss(nll: Floats, *, is_bytes: bool) -> Score:
+    """Mean loss on random windows from that of every token [16, T].
+
+    Its expectation is at least log(vocab) for every model that does not see its targets, whatever it has learned.
+    """
+    mean = float(nll.mean(dtype=np.float64))
+    return Score(name="random_loss", value=mean, count=nll.size, unit=_unit(is_bytes))
+
+
+def _unit(is_bytes: bool) -> str:
+    return "nats per byte" if is_bytes else "nats per token"
+
+
 def prefix_positions(*, count: int, seq_len: int, rng: np.random.Generator) -> Ints:
     """Places [8, 2], (window, position), where the loss is measured again on the prefix alone."""
     return np.stack([rng.integers(0, count, PREFIX_POSITIONS), rng.integers(0, seq_len, PREFIX_POSITIONS)], axis=1)
@@ -37,9 +58,7 @@ def prefix_positions(*, count: int, seq_len: int, rng: np.random.Generator) -> I
 def heldout_scores(nll: Floats, *, is_bytes: bool) -> tuple[Score, ...]:
     """Mean loss from the loss of every token [N, T], nats; for bytes also in bits."""
     mean = float(nll.mean(dtype=np.float64))
-    loss = Score(
-        name="heldout_loss", value=mean, count=nll.size, unit="nats per byte" if is_bytes else "nats per token"
-    )
+    loss = Score(name="heldout_loss", value=mean, count=nll.size, unit=_unit(is_bytes))
     if not is_bytes:
         return (loss,)
     return loss, Score(name="bits_per_byte", value=mean / math.log(2), count=nll.size, unit="bits per byte")

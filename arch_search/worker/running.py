@@ -227,9 +227,11 @@ def _prepare(unit: Unit, task: Task, folder: TaskFolder, program: str) -> Questi
     # the child has the seed of the task: without the secret it can't draw the questions again, and their answers
     purpose = ("recall", "heldout", unit.secret) if unit.secret else ("recall", "heldout")
     drawn = recall.heldout_set(stage.recall, np.random.default_rng(derive_seed(task.seed, *purpose)))
-    windows = heldout.heldout_windows(
+    text = heldout.heldout_windows(
         open_tokens(corpus.heldout, corpus.token_bytes), count=stage.heldout_sequences, seq_len=stage.seq_len
     )
+    noise = np.random.default_rng(derive_seed(task.seed, "random", *purpose))
+    windows = np.concatenate([text, heldout.random_windows(seq_len=stage.seq_len, vocab=corpus.vocab, rng=noise)])
     rng = np.random.default_rng(derive_seed(task.seed, "prefix"))
     positions = heldout.prefix_positions(count=stage.heldout_sequences, seq_len=stage.seq_len, rng=rng)
     order = Order(
@@ -251,6 +253,7 @@ def _prepare(unit: Unit, task: Task, folder: TaskFolder, program: str) -> Questi
         recall_answers=drawn.answers,
         windows=windows,
         positions=positions,
+        vocab=corpus.vocab,
         is_bytes=corpus.is_bytes,
         floor_nats=corpus.floor_nats,
     )

@@ -19,11 +19,14 @@ MAX_NLL_NATS = 1e4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Questions:
-    """What a task is scored on: recall_answers [N, K] never enter the jail; windows [N, T+1]; positions [P, 2]."""
+    """What a task is scored on: recall_answers [N, K], which never enter the jail; windows [N+16, T+1], of which the
+    last 16 are of random tokens; positions [P, 2].
+    """
 
     recall_answers: Ints
     windows: Ints
     positions: Ints
+    vocab: int
     is_bytes: bool
     floor_nats: float
 
@@ -55,14 +58,22 @@ def score(result: ChildResult, folder: TaskFolder, questions: Questions) -> Scor
         return Scored(ending="non_finite", cause="held-out loss is not finite")
     if nll.min() < 0 or max(nll.max(), prefix_nll.max()) > MAX_NLL_NATS:
         return Scored(ending="crashed", cause=f"held-out loss of a token outside 0..{MAX_NLL_NATS:g} nats")
-    loss, *others = heldout.heldout_scores(nll, is_bytes=questions.is_bytes)
-    gap = heldout.prefix_gap(nll, prefix_nll, questions.positions)
+    text, noise = nll[: -heldout.RANDOM_WINDOWS], nll[-heldout.RANDOM_WINDOWS :]
+    loss, *others = heldout.heldout_scores(text, is_bytes=questions.is_bytes)
+    on_noise = heldout.random_loss(noise, is_bytes=questions.is_bytes)
+    gap = heldout.prefix_gap(text, prefix_nll, questions.positions)
     accuracy = recall.accuracy(answers, questions.recall_answers)
     speed = Score(name="step_s", value=result.step_s, count=len(result.curve_steps), unit="CPU-seconds per step")
-    scores = (accuracy, loss, *others, gap, speed)
+    scores = (accuracy, loss, *others, on_noise, gap, speed)
     lowest = min(loss.value, *result.curve_loss)
     if lowest < questions.floor_nats:
         return Scored(ending="below_floor", cause=floor_cause("lowest", lowest, questions.floor_nats), scores=scores)
+    if on_noise.value < math.log(questions.vocab) - heldout.RANDOM_TOLERANCE_NATS:
+        cause = (
+            f"loss of {on_noise.value:.3g} nats on tokens drawn at random, of which no model that does not see them "
+            f"can know more than {math.log(questions.vocab):.3g}: the program sees its targets"
+        )
+        return Scored(ending="below_floor", cause=cause, scores=scores)
     if gap.value > heldout.PREFIX_TOLERANCE_NATS:
         cause = (
             f"prefix-only loss differs from full-sequence loss by {gap.value:.3g} nats: "

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from arch_search.errors import DataError
 from arch_search.evaluation.heldout import (
     PREFIX_TOLERANCE_NATS,
+    RANDOM_TOLERANCE_NATS,
     heldout_scores,
     heldout_windows,
     prefix_gap,
     prefix_positions,
+    random_loss,
+    random_windows,
 )
 from arch_search.evaluation.measure import answers, prefix_nll, token_nll
 
@@ -93,6 +96,31 @@ def test_a_causal_model_has_the_same_loss_on_the_prefix_alone() -> None:
 @pytest.mark.parametrize("leak", ["next token", "mean over time", "length"])
 def test_a_model_that_reads_ahead_shows_a_gap(leak: str) -> None:
     assert gap_of(Mixer(leak)) > PREFIX_TOLERANCE_NATS
+
+
+@pytest.mark.parametrize("leak, sees", [("none", False), ("next token", True)])
+def test_trained_on_noise_only_what_sees_its_targets_gets_below_the_floor_of_random_tokens(
+    leak: str, sees: bool
+) -> None:
+    rng = np.random.default_rng(5)
+    model = Mixer(leak)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(60):
+        batch = torch.from_numpy(random_windows(seq_len=T, vocab=V, rng=rng))
+        loss = F.cross_entropy(model(batch[:, :-1]).transpose(1, 2), batch[:, 1:])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    nll = token_nll(model, random_windows(seq_len=T, vocab=V, rng=rng), batch_size=4)
+    found = random_loss(nll, is_bytes=False)
+    assert found.count == 16 * T
+    assert (found.value < math.log(V) - RANDOM_TOLERANCE_NATS) is sees, found.value
+
+
+def test_random_windows_hold_every_token_equally_often() -> None:
+    drawn = random_windows(seq_len=999, vocab=V, rng=np.random.default_rng(3))
+    assert drawn.shape == (16, 1000)
+    assert np.bincount(drawn.ravel(), minlength=V) == pytest.approx(16_000 / V, rel=0.2)
 
 
 def test_answers_are_the_most_likely_tokens_at_the_asked_positions() -> None:

@@ -18,8 +18,9 @@ N, T = 4, 24
 ANSWERS = np.arange(96).reshape(32, 3) % 16
 QUESTIONS = Questions(
     recall_answers=ANSWERS,
-    windows=np.zeros((N, T + 1), dtype=np.int64),
+    windows=np.zeros((N + 16, T + 1), dtype=np.int64),
     positions=np.array([[0, 3], [3, 23]]),
+    vocab=256,
     is_bytes=True,
     floor_nats=0.3,
 )
@@ -40,7 +41,7 @@ def folder(tmp_path: Path) -> TaskFolder:
     """A folder whose child did everything right."""
     folder = TaskFolder(tmp_path)
     write_array(folder.recall_answers, ANSWERS)
-    write_array(folder.heldout_nll, np.full((N, T), 2.0, dtype=np.float32))
+    nll(2.0)(folder)
     write_array(folder.prefix_nll, np.full(2, 2.0, dtype=np.float32))
     return folder
 
@@ -52,11 +53,19 @@ def test_a_complete_folder_is_scored(folder: TaskFolder) -> None:
     assert values["recall_accuracy"] == 1.0
     assert values["heldout_loss"] == pytest.approx(2.0)
     assert values["prefix_gap"] == 0.0
+    assert values["random_loss"] == pytest.approx(9.0)
     assert values["step_s"] == 0.01
 
 
-def nll(value: float) -> Callable[[TaskFolder], None]:
-    return lambda folder: write_array(folder.heldout_nll, np.full((N, T), value, dtype=np.float32))
+def test_a_model_that_knows_nothing_is_not_below_the_floor_of_random_tokens(folder: TaskFolder) -> None:
+    nll(2.0, noise=np.log(256) - 0.1)(folder)
+    assert score(RESULT, folder, QUESTIONS).ending == "finished"
+
+
+def nll(text: float, noise: float = 9.0) -> Callable[[TaskFolder], None]:
+    """Losses of held-out text, and of random tokens; text is far more likely than these."""
+    found = np.repeat(np.float32([text, noise]), [N, 16])[:, None].repeat(T, axis=1)
+    return lambda folder: write_array(folder.heldout_nll, found)
 
 
 def shorter_answers(folder: TaskFolder) -> None:
@@ -76,6 +85,8 @@ def prefix(value: float) -> Callable[[TaskFolder], None]:
         (nll(-1.0), "crashed", "outside"),
         (nll(1e9), "crashed", "outside"),
         (nll(0.1), "below_floor", "a quarter of what xz needs"),
+        (nll(2.0, noise=5.0), "below_floor", "5 nats on tokens drawn at random"),
+        (nll(2.0, noise=0.0), "below_floor", "sees its targets"),
         (prefix(2.01), "below_floor", "sees the future or the length"),
         (prefix(float("inf")), "non_finite", "not finite"),
     ],

@@ -48,6 +48,7 @@ def test_a_finished_pack_has_a_shard_with_every_score(finished_bench: Any) -> No
         "recall_accuracy",
         "heldout_loss",
         "bits_per_byte",
+        "random_loss",
         "prefix_gap",
         "step_s",
     }
