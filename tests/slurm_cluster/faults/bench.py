@@ -118,10 +118,21 @@ class Trial:
         self.folder = self.cwd / "campaign"
         self.greeting = f"campaign smoke in {self.folder}"
         self.greetings_before = 0
-        self._overrides = [*CAMPAIGN, f"campaign.attempts_per_task={attempts}", *ON_CLUSTER, *overrides]
+        same_questions = f"campaign.secret_from={self._secret_of_undisturbed().name}"
+        self._overrides = [
+            *(*CAMPAIGN, same_questions, f"campaign.attempts_per_task={attempts}"),
+            *(*ON_CLUSTER, *overrides),
+        ]
         self._driver: subprocess.Popen[bytes] | None = None
         if is_prepared:
             self.prepare(attempts)
+
+    def _secret_of_undisturbed(self) -> Path:
+        """A copy that the user of the cluster may read: the held-out questions follow from it."""
+        mine, owner = self.cwd / "secret", self.bench.cluster.owner
+        shutil.copy(prepared() / "driver" / "secret", mine)
+        shutil.chown(mine, owner.uid, owner.gid)
+        return mine
 
     def prepare(self, attempts: int = ATTEMPTS) -> None:
         """Copy the prepared campaign, with an identity of its own, since Slurm knows its arrays by that."""
