@@ -140,9 +140,17 @@ def _unwanted(node: ast.AST) -> str:
 
 def _reads_environment_only(tree: ast.Module) -> bool:
     """Whether `os` serves for switches in the environment, as in layers of libraries; the jail's is nearly empty."""
-    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "os"]
-    reads = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")]
-    return bool(uses) and all(any(read.value is use for read in reads) for use in uses)
+    reads: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        match node:
+            case (
+                ast.Attribute(value=ast.Name(id="os") as use, attr="getenv")
+                | ast.Attribute(value=ast.Attribute(value=ast.Name(id="os") as use, attr="environ"), attr="get")
+                | ast.Subscript(value=ast.Attribute(value=ast.Name(id="os") as use, attr="environ"), ctx=ast.Load())
+            ):
+                reads.add(use)
+    uses = {node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "os"}
+    return bool(uses) and uses <= reads
 
 
 def _is_import_of_os(node: ast.AST) -> bool:

@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from hmac import compare_digest
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,12 @@ from arch_search.worker.staging import staged
 from arch_search.worker.stop import StopRequest
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json, write_atomic
-from cognition_db.experience.seal import read_secret, seal
+from cognition_db.experience.seal import is_seal, read_secret, seal
 from cognition_db.experience.shard import write_shard
 from cognition_db.records import Evaluation, Pack, Task, canonical_json, from_json, to_json
 
 SHARD_WRITTEN, HELD_BY_ANOTHER, COME_BACK = 0, 3, 4
+_SEAL = "seal"
 
 
 def run_pack(manifest_path: Path, index: int, *, stop: StopRequest | None = None) -> int:
@@ -142,21 +142,22 @@ def _recorded(task: Task, unit: Unit) -> Evaluation | None:
     return replace(evaluation, task=task, fencing_token=unit.fencing_token)
 
 
-def _sealed(evaluation: Evaluation, unit: Unit) -> Any:
-    """What is written of an evaluation that waits for its shard."""
-    data = to_json(evaluation)
-    return {"evaluation": data, "seal": seal(unit.secret, canonical_json(data))} if unit.secret else data
+def _sealed(evaluation: Evaluation, unit: Unit) -> dict[str, Any]:
+    """What is written of an evaluation that waits for its shard: one entry more, which readers of records pass over."""
+    data: dict[str, Any] = to_json(evaluation)
+    return data | ({_SEAL: seal(unit.secret, canonical_json(data))} if unit.secret else {})
 
 
 def _unsealed(data: Any, unit: Unit) -> Any:
     """What `_sealed` made this of; StoreError where it bears no seal of the campaign."""
     if not unit.secret:
         return data
-    match data:
-        case {"evaluation": evaluation, "seal": str(found)}:
-            if compare_digest(found.encode(), seal(unit.secret, canonical_json(evaluation)).encode()):
-                return evaluation
-    raise StoreError("no seal of this campaign")
+    if not isinstance(data, dict):
+        raise StoreError("no record")
+    found = str(data.pop(_SEAL, ""))
+    if not is_seal(found, seal(unit.secret, canonical_json(data))):
+        raise StoreError("no seal of this campaign")
+    return data
 
 
 @contextmanager

@@ -52,6 +52,11 @@ def seal(secret: str, *parts: str) -> str:
     return hmac.new(bytes.fromhex(secret), canonical_json(parts).encode(), hashlib.sha256).hexdigest()
 
 
+def is_seal(found: str, expected: str) -> bool:
+    """Compared in a time that does not tell how much of it is right; `found` may be any text."""
+    return hmac.compare_digest(found.encode("utf-8", "replace"), expected.encode())
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="ascii").strip()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from hmac import compare_digest
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,7 +13,7 @@ from cognition_db.experience.columns import Column, Row, Table, build, fact, par
 from cognition_db.experience.errors import ShardError, StoreError
 from cognition_db.experience.files import write_atomic
 from cognition_db.experience.guard import check_files
-from cognition_db.experience.seal import seal
+from cognition_db.experience.seal import is_seal, seal
 from cognition_db.records import Evaluation, Score, Task, canonical_json, from_json, to_json
 
 KIND = "shard"
@@ -126,7 +125,7 @@ def read_checked(path: Path, *, sha256: str, problem: str, secret: str = "") -> 
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ShardError(f"{path}: changed while it was read; a shard is written once, so another program wrote here")
     evaluations = parse_shard(data)
-    if secret and not compare_digest(fact(data, _SEAL), _sealed(secret, map(evaluation_row, evaluations))):
+    if secret and not is_seal(fact(data, _SEAL), _sealed(secret, map(evaluation_row, evaluations))):
         raise ShardError(f"{path}: without the seal of this campaign: forged, or copied from another campaign")
     return evaluations
 

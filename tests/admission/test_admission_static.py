@@ -90,6 +90,8 @@ def test_a_program_without_a_module_or_without_the_named_class_is_refused() -> N
         "import os as o; os = o; os.environ",
         "import os; f = os; os.getenv('A')",
         "import os, sys; os.getenv('A')",
+        "import os; os.environ['A'] = '1'",
+        "import os; os.environ.update(A='1')",
     ],
 )
 def test_what_a_mixer_has_no_use_for_is_refused_with_its_line(line: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from cognition_db.experience.columns import fact
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.merge import merge
-from cognition_db.experience.seal import make_secret, read_secret, seal
+from cognition_db.experience.seal import is_seal, make_secret, read_secret, seal
 from cognition_db.experience.shard import read_shard, write_shard
 from cognition_db.records import Evaluation, Score
 
@@ -74,6 +74,13 @@ def test_a_seal_is_of_its_parts_in_their_order_and_of_its_secret(secret: str, tm
     ]
     assert len(set(others)) == 4
     assert seal(secret, "a", "b") == others[0]
+
+
+@pytest.mark.parametrize("text", ["", "0", "\u00e9", "\ud800", "0" * 64])
+def test_no_other_text_is_the_seal(secret: str, text: str) -> None:
+    made = seal(secret, "a")
+    assert is_seal(made, made)
+    assert not is_seal(text, made)
 
 
 def test_a_sealed_shard_is_merged(tmp_path: Path, secret: str, make_evaluation: Make) -> None:

@@ -15,6 +15,7 @@ from arch_search.config import Stage
 from arch_search.paths import UnitPaths
 from arch_search.worker.claims import claim, is_superseded, publish
 from arch_search.worker.handover import take_over
+from cognition_db.records import to_json
 
 HELD_BY_ANOTHER = 3
 SLOWLY = "time.sleep(0.04)"
@@ -120,7 +121,8 @@ def test_an_evaluation_that_stands_is_never_replaced(
     process = made.start_until_step(20, phase="language_model")
     # another start was first, without this one having seen it
     standing = json.loads(finished_bench.unit().evaluation(key_of(finished_bench)).read_text())
-    text = json.dumps({**standing, "cause": "by another start", "ending": "crashed"})
+    task = to_json(made.manifest.packs[0].tasks[0])
+    text = json.dumps({**standing, "task": task, "cause": "by another start", "ending": "crashed"})
     record = made.unit().evaluation(key_of(made))
     record.write_text(text)
     assert process.wait(timeout=60) == 0
