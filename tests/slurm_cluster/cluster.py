@@ -7,6 +7,7 @@ current user owns the cluster. `python -m tests.slurm_cluster.cluster COMMAND...
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import random
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
@@ -343,11 +345,19 @@ class SlurmCluster:
         return "\n".join(tails)
 
 
+@cache
+def _port_locks() -> int:
+    """One file for all processes of this user; byte N is locked by the one that has chosen port N, until it ends."""
+    path = Path(tempfile.gettempdir()) / f"asx-slurm-ports-{os.getuid()}.lock"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
 def _free_ports(count: int) -> list[int]:
-    """Ports below those that the kernel gives to clients, so that none is taken between here and its daemon."""
+    """Ports below those that the kernel gives to clients and chosen by no other cluster: their daemons start later."""
     found: list[int] = []
     for port in random.SystemRandom().sample(range(10000, 32000), 22000):
         with socket.socket() as each, suppress(OSError):
+            fcntl.lockf(_port_locks(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
             each.bind(("127.0.0.1", port))
             found.append(port)
         if len(found) == count:
