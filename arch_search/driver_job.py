@@ -149,11 +149,9 @@ def _living(campaign: Campaign) -> list[ServiceJob]:
 
 
 def _find(campaign: Campaign, number: int) -> ServiceJob | None:
-    return (
-        make_service_launcher(campaign).find(_comment(campaign, number), folder=_folder(campaign))
-        if number > 0
-        else None
-    )
+    if number <= 0:
+        return None
+    return make_service_launcher(campaign).find(_comment(campaign, number), folder=_folder(campaign))
 
 
 def _newest_number(campaign: Campaign) -> int:

@@ -21,6 +21,7 @@ from cognition_db.records import canonical_json, sha256_text
 
 # Where a campaign runs may change between two starts of it; what it measures may not.
 MACHINE_GROUPS = ("slurm", "llm", "jail")
+# campaign.secret_from is read when the campaign is made, and names a file of the machine.
 MACHINE_KEYS = ("campaign.dir", "campaign.max_gpu_hours", "campaign.secret_from")
 # two ways to say one thing: at most one of each pair
 _EITHER = (

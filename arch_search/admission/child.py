@@ -27,15 +27,13 @@ from arch_search.admission.cost import check_cost
 from arch_search.admission.framework import UNTOUCHED, Framework
 from arch_search.admission.request import PROGRAM_FILE, REPORT_FILE, REQUEST_FILE, ChildReport, Request, printable
 from arch_search.admission.state import check_hidden, check_memory
-from arch_search.admission.subject import Subject
+from arch_search.admission.subject import MAX_TRAINED_ELEMENTS, Subject, affordable_length
 from arch_search.models.loading import load_mixer_class
 from arch_search.models.stand_in import install
 from cognition_db.records import Verdict, from_json, to_json
 
 _MAX_PRINTED = 65_536
 _PERIODIC_LEAK_LENGTH = 256
-# a second or less of one core for a program without a loop over tokens
-_MAX_TRAINED_ELEMENTS = 2**18
 
 
 class PrintedTooMuch(Exception):
@@ -149,8 +147,8 @@ class _Exam:
         last = Subject(
             mixer=self._mixer, d_model=stage.d_model, n_heads=stage.n_heads, layer_idx=max(1, stage.n_layers - 1)
         )
-        T = max(2, min(stage.seq_len, _MAX_TRAINED_ELEMENTS // stage.d_model))
-        B = max(1, min(stage.batch_size, _MAX_TRAINED_ELEMENTS // (stage.d_model * T)))
+        T = affordable_length(stage.seq_len, stage.d_model)
+        B = max(1, min(stage.batch_size, MAX_TRAINED_ELEMENTS // (stage.d_model * T)))
         return check_as_trained(last, B, T, self._request.settings.tolerance)
 
     def _count_parameters(self) -> tuple[Verdict, ...]:

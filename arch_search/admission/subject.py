@@ -16,6 +16,9 @@ from arch_search.models.loading import ProgramContractError, build_mixer, mix
 from arch_search.models.stand_in import float64_everywhere
 
 JITTER = 0.1
+# rows, tokens and width that a check at the sizes of training may multiply to: a second or less of one core for a
+# program without a loop over tokens, and the tracker holds a code beside every number
+MAX_TRAINED_ELEMENTS = 2**18
 _BUILD_SEED, _CALL_SEED, _JITTER_SEED = 11, 12, 13
 _REPEATED_VECTORS = 8
 
@@ -79,6 +82,11 @@ def call(module: nn.Module, x: Tensor, *, grad: bool, seed: int = _CALL_SEED) ->
     if type(output) is not Tensor:
         raise ProgramContractError(f"forward returned a {type(output).__name__}, expected a plain torch.Tensor")
     return output
+
+
+def affordable_length(seq_len: int, d_model: int) -> int:
+    """`seq_len`, or as much of it as one row at this width may have."""
+    return max(2, min(seq_len, MAX_TRAINED_ELEMENTS // d_model))
 
 
 def draw(B: int, T: int, D: int, *, seed: int, scale: float = 1.0) -> Tensor:

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from arch_search.admission.certificate.certify import check_certificate
-from arch_search.admission.subject import Subject
+from arch_search.admission.subject import Subject, affordable_length
 from cognition_db.records import Certificate, Verdict
 
-# the tracker holds a code beside every number, and a map of times takes the square of the length
-_MAX_ELEMENTS = 2**18
 _TOLERANCE = 1e-9
 
 
@@ -34,7 +32,7 @@ def certify_trained(mixers: Sequence[nn.Module], *, d_model: int, n_heads: int, 
     The worst of the layers counts. The program runs in this process, so this is its word as all that a child says.
     """
     started = time.process_time()
-    T = max(2, min(seq_len, _MAX_ELEMENTS // d_model))
+    T = affordable_length(seq_len, d_model)
     verdicts = []
     for layer, module in enumerate(mixers):
         subject = _Trained(mixer=type(module), d_model=d_model, n_heads=n_heads, layer_idx=layer, module=module)

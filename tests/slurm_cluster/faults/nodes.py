@@ -146,10 +146,12 @@ def preempt_cancelled(bench: Bench) -> Facts:
             times += _preempt(trial, 1)
         trial.finish()
     facts = trial.check_all(watch)
+    assert "PREEMPTED" in _endings(bench), f"nothing was preempted: {_endings(bench)}"
     attempts = {one.unit: int(one.fencing_token.split("/")[2]) for one in trial.contents().evaluations}
     left = sorted(unit for unit in cut_short if attempts[unit] == 1)
     assert not left, f"what was cancelled was not submitted again: {left}"
     rounds = len(list(trial.folder.glob("gen-0001/manifest-*.json")))
+    assert rounds > 1, "what was cancelled was not submitted again"
     return {"preemptions": times, "cut short": len(cut_short), "rounds": rounds, **facts}
 
 
