@@ -14,7 +14,7 @@ from arch_search.analysis import lessons as computed
 from arch_search.budget import Expenses
 from arch_search.campaign import Campaign
 from arch_search.errors import ReplyError
-from arch_search.generation import admitted, packs_of, read_record, read_tries, rounds_of, shards_of
+from arch_search.generation import admitted, read_record, read_tries, recorded_packs, rounds_of, shards_of
 from arch_search.protocols import ModelClient
 from cognition_db.experience import archive, fsck
 from cognition_db.experience.archive import ArchiveContents
@@ -42,7 +42,7 @@ def merge_plan(campaign: Campaign, number: int, folder: Path) -> tuple[list[Path
     shards: list[Path] = []
     expected: list[Task] = []
     newest = shards_of(folder)
-    for pack in packs_of(number, admitted(read_tries(paths)), campaign.config, attempt=1):
+    for pack in recorded_packs(number, paths, campaign.config):
         shard = newest.get(pack.unit)
         if shard is not None:
             shards.append(shard)
@@ -61,18 +61,10 @@ def close_generation(
     say: Callable[[str], None],
 ) -> ArchiveContents:
     """Draw the lessons and make the generation part of the archive; a second call changes nothing."""
-    before = campaign.contents()
-    earlier = archive_without(before, number)
-    tries = read_tries(campaign.generation(number))
-    contents = replace(
-        earlier,
-        tries=(*earlier.tries, *tries),
-        candidates=(*earlier.candidates, *admitted(tries)),
-        evaluations=(*earlier.evaluations, *evaluations),
-    )
+    contents = contents_with(campaign, number, evaluations)
     model = client() if client and number else None
     drawn = _lessons(campaign, number, contents, model, reference_id) if number else ()
-    contents = replace(contents, lessons=(*earlier.lessons, *drawn))
+    contents = replace(contents, lessons=(*contents.lessons, *drawn))
     campaign.journal.require_writer()
     archive.write_archive(campaign.paths.archive, contents)
     for one in evaluations:
@@ -82,8 +74,21 @@ def close_generation(
     campaign.journal.append("generation-closed", {"generation": number, "archive_sha256": digest})
     _tidy(campaign, number)
     trained = sum(one.ending == "finished" for one in evaluations)
-    say(f"gen {number}: closed: {len(admitted(tries))} candidates, {trained} of {len(evaluations)} trainings finished")
+    count = sum(one.generation == number for one in contents.candidates)
+    say(f"gen {number}: closed: {count} candidates, {trained} of {len(evaluations)} trainings finished")
     return contents
+
+
+def contents_with(campaign: Campaign, number: int, evaluations: Sequence[Evaluation]) -> ArchiveContents:
+    """The archive up to this generation, with what it has measured by now; its lessons are not drawn yet."""
+    earlier = archive_without(campaign.contents(), number)
+    tries = read_tries(campaign.generation(number))
+    return replace(
+        earlier,
+        tries=(*earlier.tries, *tries),
+        candidates=(*earlier.candidates, *admitted(tries)),
+        evaluations=(*earlier.evaluations, *evaluations),
+    )
 
 
 def _tidy(campaign: Campaign, number: int) -> None:

@@ -210,6 +210,7 @@ class Selection:
     pool_size: PositiveInt
     parents_from_top: PositiveInt
     references: Count
+    repeat_seeds: Count  # hidden seeds that a program must be trained with before it becomes a parent; 0: none
     judge_weight: Fraction
 
 

@@ -14,7 +14,7 @@ from arch_search import budget
 from arch_search.analysis.costs import Budget
 from arch_search.campaign import Campaign
 from arch_search.errors import CampaignError
-from arch_search.generation import packs_of, rounds_of, shards_of
+from arch_search.generation import packs_of, read_repeats, rounds_of, shards_of
 from arch_search.launching import worker_command, worker_environment
 from arch_search.paths import GenerationPaths, UnitPaths
 from arch_search.sighting import Sighting, array_lines, leave_sighting
@@ -25,7 +25,7 @@ from arch_search.worker.manifest import write as write_manifest
 from cognition_db.experience.errors import NoSpaceError, StoreError
 from cognition_db.experience.files import read_json, write_atomic
 from cognition_db.experience.shard import write_shard
-from cognition_db.records import Candidate, Evaluation, Pack, canonical_json, sha256_text
+from cognition_db.records import Candidate, Evaluation, Pack, Repeats, canonical_json, sha256_text
 from slurm.files import arrays_of, is_held
 from slurm.launchers import Launcher
 from slurm.units import Evidence, Order, Probe, Submission, UnitState, WorkUnit
@@ -67,7 +67,7 @@ class Dispatcher:
         self._states: dict[str, UnitState] = {}
         self._said: set[str] = set()
         self._cleared: set[int] = set()
-        self._packs_of: tuple[tuple[int, tuple[Candidate, ...], int], tuple[Pack, ...]] | None = None
+        self._packs_of: tuple[tuple[int, tuple[Candidate, ...], Repeats, int], tuple[Pack, ...]] | None = None
         self._units_of: dict[tuple[int, int], tuple[WorkUnit, ...]] = {}
         self._expenses = budget.Expenses(campaign)
         self._timeout_min = campaign.config.slurm.timeout_min
@@ -118,17 +118,20 @@ class Dispatcher:
         missing = self._without_shard(number, candidates, attempt=current)
         if not missing:
             return True
+        names = {pack.unit for pack in missing}
+        tried = [one for one in rounds if any(unit.name in names for unit in self._units(number, one))]
         # rounds that brought a unit forward are none of its failures; the worker ends a task that gets nowhere
         units_left = [paths.unit(pack.unit) for pack in missing]
-        fruitless = [one for one in rounds if not any(has_progressed(unit, one) for unit in units_left)]
+        fruitless = [one for one in tried if not any(has_progressed(unit, one) for unit in units_left)]
         attempts = sum(not _is_cancelled(paths.submission(one)) for one in fruitless)
         if attempts >= self._campaign.config.campaign.attempts_per_task:
             self._give_up(number, missing)
             return True
         self._require_room()
         self._require_budget(missing)
-        lost = _some([pack.unit for pack in missing])
-        self._say(f"gen {number}: {len(missing)} units ended without a shard ({lost}); running them again")
+        if tried:
+            lost = _some(sorted(names))
+            self._say(f"gen {number}: {len(missing)} units ended without a shard ({lost}); running them again")
         self._write_round(number, current + 1, candidates, target_parameters, step_s)
         return False
 
@@ -201,9 +204,11 @@ class Dispatcher:
 
     def _packs(self, number: int, candidates: tuple[Candidate, ...], attempt: int) -> tuple[Pack, ...]:
         """All packs of a generation, made once for the same candidates: each look at a large one asks for them."""
-        asked = (number, candidates, attempt)
+        repeats = read_repeats(self._campaign.generation(number))
+        asked = (number, candidates, repeats, attempt)
         if self._packs_of is None or self._packs_of[0] != asked:
-            self._packs_of = (asked, packs_of(number, candidates, self._campaign.config, attempt=attempt))
+            packs = packs_of(number, candidates, self._campaign.config, repeats=repeats, attempt=attempt)
+            self._packs_of = (asked, packs)
         return self._packs_of[1]
 
     def _write_round(
@@ -236,6 +241,7 @@ class Dispatcher:
             warn_s=min(config.slurm.warn_s, 30 * config.slurm.timeout_min),
         )
         write_manifest(paths.manifest(round_number), manifest)
+        self._cleared.discard(number)
 
     def _submitted(self, number: int, round_number: int) -> Submission:
         """The recorded submission of a round; submits it, write-ahead, when there is none."""

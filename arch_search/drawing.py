@@ -10,11 +10,12 @@ import numpy as np
 from arch_search.config import Config
 from arch_search.generation import SlotPlan, plans_of
 from arch_search.proposals import rungs
-from arch_search.proposals.assignment import Assignment
+from arch_search.proposals.assignment import Assignment, Draft
+from arch_search.protocols import ModelReply
 from arch_search.selection import policies
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.literature import load_insights
-from cognition_db.records import Candidate, Insight
+from cognition_db.records import Candidate, Insight, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,22 @@ class Drawn:
     seed: int
     parent: Candidate | None
     assignment: Assignment | None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A drawn try after its program text came to be, or failed to (`refusal`)."""
+
+    drawn: Drawn
+    draft: Draft | None
+    reply: ModelReply | None
+    refusal: Verdict | None
+    repairs: int = 0
+
+
+def refusal(check: str, error: Exception) -> Verdict:
+    """The verdict on a try that became no program."""
+    return Verdict(check=check, outcome="failed", reason=str(error), refuses=True)
 
 
 def draw(

@@ -19,12 +19,13 @@ from arch_search.launching import make_launcher, preflight
 from arch_search.lease import Lease
 from arch_search.model_access import ModelAccess
 from arch_search.proposing import Proposer, require_baselines
+from arch_search.repeating import name_repeats
 from arch_search.reporting import write_campaign_report
 from arch_search.stopping import DriverStopped, StopWatch
 from arch_search.training import data
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import unwritable_reason
-from cognition_db.records import Candidate, SlotTry
+from cognition_db.records import Candidate, Evaluation, SlotTry
 from slurm.errors import SlurmError, UnavailableError
 from slurm.launchers import Launcher
 from slurm.units import Order, Probe, Submission, UnitState, WorkUnit
@@ -154,6 +155,8 @@ class Driver:
                 return self._propose(1, slots)  # its parents are the reference: nothing of generation 0 is waited for
             self.model.tend()
             return Tick(finished=False, waiting=f"generation {number} trains")
+        if self._repeat(number):
+            return Tick(finished=False)
         waiting = self.model.waiting() if number and self.model.is_asked else ""
         if not waiting:
             self._close(number)
@@ -196,19 +199,37 @@ class Driver:
             self._say(f"gen {number}: {error}; asking again later")
             return False
 
-    def _close(self, number: int) -> None:
-        self._now(f"generation {number}: merging and analysing")
+    def _repeat(self, number: int) -> bool:
+        """Once all have trained, name those that train again; True where the next tick has to look at the units."""
+        if not self.campaign.config.selection.repeat_seeds or self.campaign.generation(number).repeats.exists():
+            return False
+        evaluations = self._merged(number)
+        if evaluations is not None:
+            repeats = name_repeats(self.campaign, number, evaluations, reference_id=self.reference().id)
+            many = f"{len(repeats.candidates)} to be trained again with {len(repeats.seeds)} hidden seeds each"
+            self._say(f"gen {number}: {many if repeats.candidates else 'none would become a parent, none is repeated'}")
+        return True
+
+    def _merged(self, number: int) -> tuple[Evaluation, ...] | None:
+        """What all shards of the generation hold; None where some were refused and have to be made again."""
         report = merge_generation(self.campaign, number, self._say)
         if report.quarantined:
-            return  # the next tick submits those units again
+            return None  # the next tick submits those units again
         if report.missing:
             raise CampaignError(
                 f"generation {number}: its shards lack {', '.join(report.missing[:3])}; "
                 f"arch-search fsck {self.campaign.paths.root} says more"
             )
+        return report.evaluations
+
+    def _close(self, number: int) -> None:
+        self._now(f"generation {number}: merging and analysing")
+        evaluations = self._merged(number)
+        if evaluations is None:
+            return
         client = self.model.client if self.model.is_asked else None
         close_generation(
-            self.campaign, number, report.evaluations, client=client, reference_id=self.reference().id, say=self._say
+            self.campaign, number, evaluations, client=client, reference_id=self.reference().id, say=self._say
         )
         write_campaign_report(self.campaign, self.call_log)
 

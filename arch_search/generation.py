@@ -12,7 +12,7 @@ from arch_search.config import Config
 from arch_search.paths import GenerationPaths
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json
-from cognition_db.records import Arm, Candidate, Pack, Record, Rung, SlotTry, Task, from_json
+from cognition_db.records import Arm, Candidate, Pack, Record, Repeats, Rung, SlotTry, Task, from_json
 
 REFERENCE_NAME = "deltanet"
 # Placebos must not share the reference's seeds: an equal program on equal seeds differs by exactly nothing.
@@ -99,18 +99,35 @@ def seeds_for(candidate: Candidate, config: Config) -> range:
     return range(config.campaign.seeds_per_candidate)
 
 
-def packs_of(number: int, candidates: Sequence[Candidate], config: Config, *, attempt: int) -> tuple[Pack, ...]:
-    """All packs of a generation; unit names and their tasks are the same in every attempt."""
-    tasks = [
-        Task(candidate_id=candidate.id, stage=config.stage.name, seed=seed, attempt=attempt)
-        for candidate in candidates
-        for seed in seeds_for(candidate, config)
-    ]
+def read_repeats(paths: GenerationPaths) -> Repeats:
+    """Who is trained again in this generation; nobody before that was decided."""
+    return read_record(Repeats, paths.repeats) if paths.repeats.exists() else Repeats()
+
+
+def packs_of(
+    number: int, candidates: Sequence[Candidate], config: Config, *, repeats: Repeats, attempt: int
+) -> tuple[Pack, ...]:
+    """All packs of a generation; unit names and their tasks are the same in every attempt.
+
+    The repeats have units of their own behind those of the others, which are there before anything is repeated.
+    """
+
+    def task(candidate: str, seed: int) -> Task:
+        return Task(candidate_id=candidate, stage=config.stage.name, seed=seed, attempt=attempt)
+
     size = config.slurm.tasks_per_unit
+    tasks = [task(candidate.id, seed) for candidate in candidates for seed in seeds_for(candidate, config)]
+    again = [task(candidate, seed) for candidate in repeats.candidates for seed in repeats.seeds]
+    groups = [part[start : start + size] for part in (tasks, again) for start in range(0, len(part), size)]
     return tuple(
-        Pack(unit=f"g{number:04d}-u{start // size:04d}", attempt=attempt, tasks=tuple(tasks[start : start + size]))
-        for start in range(0, len(tasks), size)
+        Pack(unit=f"g{number:04d}-u{index:04d}", attempt=attempt, tasks=tuple(group))
+        for index, group in enumerate(groups)
     )
+
+
+def recorded_packs(number: int, paths: GenerationPaths, config: Config) -> tuple[Pack, ...]:
+    """The packs of a generation as its files say, of the first attempt."""
+    return packs_of(number, admitted(read_tries(paths)), config, repeats=read_repeats(paths), attempt=1)
 
 
 def rounds_of(paths: GenerationPaths) -> tuple[int, ...]:

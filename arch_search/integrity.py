@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from arch_search.campaign import Campaign
 from arch_search.closing import archive_sha256, merge_plan
 from arch_search.compacting import shards_folder
-from arch_search.generation import admitted, open_slots, packs_of, read_tries, rounds_of, shards_of
+from arch_search.generation import admitted, open_slots, read_repeats, read_tries, recorded_packs, rounds_of, shards_of
 from arch_search.paths import GenerationPaths
+from arch_search.repeating import hidden_seeds
 from cognition_db.experience import archive, fsck
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.fsck import Problem
@@ -43,12 +44,17 @@ def check_campaign(campaign: Campaign) -> list[Problem]:
 def _acknowledged(campaign: Campaign, entries: tuple[Entry, ...]) -> Iterator[Problem]:
     """Whatever the journal acknowledges must be there, byte for byte."""
     for entry in entries:
+        paths = campaign.generation(entry.data.get("generation", 0))
         if entry.kind == "try":
-            path = campaign.generation(entry.data["generation"]).slot_try(entry.data["slot"], entry.data["attempt"])
-            if not path.exists():
-                yield Problem(where=str(path), what="acknowledged in the journal but not there")
-            elif sha256_text(path.read_text()) != entry.data["sha256"]:
-                yield Problem(where=str(path), what="its content is not the one the journal acknowledged")
+            path = paths.slot_try(entry.data["slot"], entry.data["attempt"])
+        elif entry.kind == "repeats":
+            path = paths.repeats
+        else:
+            continue
+        if not path.exists():
+            yield Problem(where=str(path), what="acknowledged in the journal but not there")
+        elif sha256_text(path.read_text()) != entry.data["sha256"]:
+            yield Problem(where=str(path), what="its content is not the one the journal acknowledged")
     closings = [entry for entry in entries if entry.kind == "generation-closed"]
     numbers = [entry.data["generation"] for entry in closings]
     if numbers != list(range(len(numbers))):
@@ -66,6 +72,7 @@ def _closed_generation(
     if open_slots(number, tries, campaign.config):
         yield Problem(where=str(paths.slots), what="the generation is closed but a slot is not decided")
     ids = {candidate.id for candidate in admitted(tries)}
+    yield from _repeats(campaign, paths, ids, secret)
     kept = {one.task.key: one for one in contents.evaluations if one.task.candidate_id in ids and _of(one.unit, number)}
     try:
         with shards_folder(paths) as folder:
@@ -83,6 +90,20 @@ def _closed_generation(
             yield Problem(where=evaluation.task.key, what="the archive's row is not the one of the shard")
 
 
+def _repeats(campaign: Campaign, paths: GenerationPaths, ids: set[str], secret: str) -> Iterator[Problem]:
+    """A closed generation has its own programs repeated, with the hidden seeds of this campaign."""
+    if not campaign.config.selection.repeat_seeds:
+        return
+    if not paths.repeats.exists():
+        yield Problem(where=str(paths.repeats), what="is not there, and the generation is closed")
+        return
+    repeats = read_repeats(paths)
+    if not ids.issuperset(repeats.candidates):
+        yield Problem(where=str(paths.repeats), what="names a program that is none of this generation")
+    if secret and repeats.seeds != hidden_seeds(campaign):
+        yield Problem(where=str(paths.repeats), what="its seeds do not follow from the secret of the campaign")
+
+
 def _of(unit: str, number: int) -> bool:
     return unit.startswith(f"g{number:04d}-")
 
@@ -92,7 +113,7 @@ def _open_generation(campaign: Campaign, paths: GenerationPaths) -> Iterator[Pro
     if not rounds_of(paths):
         return
     number = int(paths.root.name.removeprefix("gen-"))
-    known = {pack.unit for pack in packs_of(number, admitted(read_tries(paths)), campaign.config, attempt=1)}
+    known = {pack.unit for pack in recorded_packs(number, paths, campaign.config)}
     for shard in sorted(paths.shards.glob("*.h5")):
         unit = shard.stem.rpartition("-a")[0]
         if unit not in known:

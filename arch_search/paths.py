@@ -25,6 +25,7 @@ class CampaignPaths:
     gen-0001/programs/<id>.py   program text as the worker reads it
     gen-0001/manifest-001.json  what the array elements of one submission round run; immutable
     gen-0001/submission-001.json  intent, then job ids and what each element holds
+    gen-0001/repeats.json       who is trained again, and with which hidden seeds; written once all others were
     gen-0001/spent.json      hours its units used; written when the generation is closed
     gen-0001/units/<unit>/      working files of one unit: lock, progress, checkpoints
     gen-0001/shards/<unit>-a1.h5
@@ -158,6 +159,10 @@ class GenerationPaths:
 
     def submission(self, round_number: int) -> Path:
         return self.root / f"submission-{round_number:03d}.json"
+
+    @property
+    def repeats(self) -> Path:
+        return self.root / "repeats.json"
 
     @property
     def spent(self) -> Path:

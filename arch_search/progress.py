@@ -64,11 +64,13 @@ def seconds_left(campaign: Campaign, done: int) -> float | None:
 
 
 def tasks_planned(campaign: Campaign) -> int:
-    """Trainings the whole campaign will run if every slot is filled."""
-    config = campaign.config.campaign
+    """Trainings the whole campaign will run if every slot is filled and each generation has parents to repeat."""
+    config, selection = campaign.config.campaign, campaign.config.selection
     slots: int = sum(asdict(config.slots).values())
-    per_generation = slots * config.seeds_per_candidate
-    return config.reference_seeds + len(config.baselines) + config.generations * per_generation
+    repeated = min(selection.parents_from_top, slots - config.slots.placebo) * selection.repeat_seeds
+    per_generation = slots * config.seeds_per_candidate + repeated
+    first = config.reference_seeds + len(config.baselines) + selection.repeat_seeds
+    return first + config.generations * per_generation
 
 
 def best_in_words(best: dict[str, Any] | None, metric: str) -> str:

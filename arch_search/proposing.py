@@ -14,16 +14,17 @@ from arch_search import models
 from arch_search.admission import runner, static
 from arch_search.admission.runner import AdmissionOrder, AdmissionReport
 from arch_search.admitting import Admitter
-from arch_search.agents import engineer, researcher
+from arch_search.agents import researcher
 from arch_search.campaign import Campaign
 from arch_search.config import Config
 from arch_search.domains.linear_attention import SEED_PROGRAM
-from arch_search.drawing import Drawn, draw
+from arch_search.drawing import Drawn, Written, draw, refusal
 from arch_search.errors import ConfigError, ProposalError, ReplyError
 from arch_search.generation import REFERENCE_NAME, SlotPlan, admitted, baseline_plans, open_slots, read_tries
 from arch_search.proposals import fingerprint, mutation, placebo, rungs
 from arch_search.proposals.assignment import Assignment, Draft
-from arch_search.protocols import ModelClient, ModelReply
+from arch_search.protocols import ModelClient
+from arch_search.repairing import Repairer
 from arch_search.training.data import load_corpus
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
@@ -39,20 +40,8 @@ from cognition_db.records import (
 )
 from slurm.launchers import Launcher
 
-FREE_RUNGS = frozenset({"toolbox_program", "method_splice", "whole_module"})
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A drawn try after its program text came to be, or failed to (`refusal`)."""
-
-    drawn: Drawn
-    draft: Draft | None
-    reply: ModelReply | None
-    refusal: Verdict | None
-    repairs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +81,7 @@ class Proposer:
         self._pump = pump
         self._say = say
         self._admitter = Admitter(campaign, launcher, pump)
+        self._repairer = Repairer(campaign, client)
         self._vocab = load_corpus(campaign.paths.data).vocab
 
     def fill(self, number: int, contents: ArchiveContents, reference: Candidate | None) -> None:
@@ -127,18 +117,18 @@ class Proposer:
                 return Written(drawn, mutation.mutate(drawn.parent, np.random.default_rng(drawn.seed)), None, None)
             return self._ask(number, drawn, drawn.assignment)
         except ProposalError as error:
-            return Written(drawn, None, None, _refusal("program", error))
+            return Written(drawn, None, None, refusal("program", error))
 
     def _ask(self, number: int, drawn: Drawn, assignment: Assignment) -> Written:
         key = f"g{number:04d}/s{drawn.plan.slot:03d}/t{drawn.attempt}/researcher"
         try:
             reply = researcher.write(self._client(), assignment, key=key, sampling=self._config.roles.researcher)
         except ReplyError as error:
-            return Written(drawn, None, None, _refusal("reply", error))
+            return Written(drawn, None, None, refusal("reply", error))
         try:
             return Written(drawn, rungs.program_from_reply(assignment, reply.text), reply, None)
         except ProposalError as error:
-            return Written(drawn, None, reply, _refusal("program", error))
+            return Written(drawn, None, reply, refusal("program", error))
 
     # ---- check
 
@@ -154,7 +144,12 @@ class Proposer:
         target = reference.parameter_count if reference else None
         known = Known.of([*contents.candidates, *admitted(read_tries(self._campaign.generation(number)))])
         for one, tried in zip(written, self._admit(number, written, known, target), strict=True):
-            decided.append(self._repaired(number, one, self._distinct(tried, decided), known, target))
+            first = self._distinct(tried, decided)
+
+            def check(mended: Written) -> SlotTry:
+                return self._distinct(next(self._admit(number, [mended], known, target)), decided)
+
+            decided.append(self._repairer.repaired(number, one, first, check))
             yield decided[-1]
 
     def _admit(self, number: int, written: Sequence[Written], known: Known, target: int | None) -> Iterator[SlotTry]:
@@ -244,61 +239,6 @@ class Proposer:
             return tried
         return SlotTry(proposal=tried.proposal, verdicts=(*tried.verdicts, verdict), candidate=None)
 
-    # ---- repair
-
-    def _repaired(self, number: int, written: Written, tried: SlotTry, known: Known, target: int | None) -> SlotTry:
-        # in a batch each repair would be a job of its own in the queue
-        rounds = 0 if self._config.llm.kind == "vllm_batch" else self._config.campaign.repair_rounds
-        for round_number in range(1, rounds + 1):
-            if written.reply is None or not self._repairable(tried) or not self._repair_pays():
-                return tried
-            written = self._mend(number, written, tried, round_number)
-            tried = next(self._admit(number, [written], known, target))
-        return tried
-
-    def _repairable(self, tried: SlotTry) -> bool:
-        refusing = [verdict for verdict in tried.verdicts if verdict.refuses]
-        return (
-            tried.proposal.arm == "evolve"
-            and tried.proposal.rung in FREE_RUNGS
-            and bool(refusing)
-            and not any(verdict.check.startswith("duplicate") for verdict in refusing)
-        )
-
-    def _repair_pays(self) -> bool:
-        tries = [
-            one
-            for number in range(self._campaign.config.campaign.generations + 1)
-            for one in read_tries(self._campaign.generation(number))
-            if one.proposal.repairs
-        ]
-        settings = self._config.campaign
-        return engineer.repair_pays(
-            len(tries),
-            sum(one.candidate is not None for one in tries),
-            min_tries=settings.repair_min_tries,
-            stop_share=settings.repair_stop_share,
-        )
-
-    def _mend(self, number: int, written: Written, tried: SlotTry, round_number: int) -> Written:
-        drawn, assignment, reply = written.drawn, written.drawn.assignment, written.reply
-        assert assignment is not None
-        assert reply is not None
-        key = f"g{number:04d}/s{drawn.plan.slot:03d}/t{drawn.attempt}/engineer-{round_number}"
-        try:
-            reply = engineer.repair(
-                self._client(),
-                assignment,
-                refused=reply.text,
-                verdicts=tried.verdicts,
-                key=key,
-                sampling=self._config.roles.engineer,
-            )
-            draft = rungs.program_from_reply(assignment, reply.text)
-        except (ReplyError, ProposalError) as error:
-            return Written(drawn, None, reply, _refusal("repair", error), round_number)
-        return Written(drawn, draft, reply, None, round_number)
-
     # ---- record
 
     def _record(self, number: int, tried: SlotTry) -> None:
@@ -317,8 +257,8 @@ class Proposer:
                 "sha256": sha256_text(text),
             },
         )
-        refusal = next((verdict for verdict in tried.verdicts if verdict.refuses), None)
-        outcome = f"refused: {refusal.check}: {refusal.reason}" if refusal else "admitted"
+        refusing = next((verdict for verdict in tried.verdicts if verdict.refuses), None)
+        outcome = f"refused: {refusing.check}: {refusing.reason}" if refusing else "admitted"
         name = tried.candidate.name if tried.candidate else f"{proposal.rung} {proposal.method}".strip()
         self._say(f"gen {number}: slot {proposal.slot} {name} {outcome}")
 
@@ -387,7 +327,3 @@ def baseline_draft(plan: SlotPlan, baselines: Sequence[str]) -> Draft:
 def _is_ours(arm: str) -> bool:
     """Whether a rung of ours wrote the program, so that a repetition is worth nothing."""
     return arm in ("evolve", "mutate")
-
-
-def _refusal(check: str, error: Exception) -> Verdict:
-    return Verdict(check=check, outcome="failed", reason=str(error), refuses=True)

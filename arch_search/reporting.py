@@ -17,7 +17,7 @@ from arch_search.analysis.summary import ReportFacts, RoleCalls
 from arch_search.budget import spent
 from arch_search.campaign import Campaign
 from arch_search.dispatch import Dispatcher
-from arch_search.generation import REFERENCE_NAME, admitted, packs_of, read_record, read_tries
+from arch_search.generation import REFERENCE_NAME, admitted, read_record, read_tries, recorded_packs
 from arch_search.progress import acknowledged, best_in_words, read_results, seconds_left, trainings_done
 from arch_search.settings import config_to_json
 from cognition_db.experience.archive import ArchiveContents
@@ -171,7 +171,7 @@ def model_speed(calls: CallLog) -> str:
 def _open_evaluations(campaign: Campaign, number: int) -> Iterator[Evaluation]:
     """Evaluations of the open generation that wait in unit folders or in shards not yet merged."""
     paths = campaign.generation(number)
-    for pack in packs_of(number, admitted(read_tries(paths)), campaign.config, attempt=1):
+    for pack in recorded_packs(number, paths, campaign.config):
         for task in pack.tasks:
             file = paths.unit(pack.unit).evaluation(task.key)
             if file.exists():

@@ -29,6 +29,8 @@ _EITHER = (
     ("llm.job.gres", "llm.job.gpus_per_task"),
     ("slurm.venv", "slurm.container"),
 )
+# settings that older campaigns do not have, with the value at which everything is as it was without them
+_NEUTRAL = {"selection.repeat_seeds": 0}
 _ADAPTER = TypeAdapter(Config)
 
 
@@ -59,7 +61,9 @@ def config_from_json(data: Any) -> Config:
 
 
 def config_of_older(data: Any) -> Config:
-    """The Config of a campaign that was started before settings of its machine were added: these take their defaults.
+    """The Config of a campaign that was started before settings were added.
+
+    Settings of its machine take their defaults, others the value that changes nothing.
 
     Raises:
         ConfigError: a setting that can change a measurement is missing or unknown.
@@ -72,6 +76,8 @@ def config_of_older(data: Any) -> Config:
         group, _, rest = key.partition(".")
         if group in MACHINE_GROUPS or key in MACHINE_KEYS:
             _set_missing(data, [group, *rest.split(".")], value)
+    for key, value in _NEUTRAL.items():
+        _set_missing(data, key.split("."), value)
     return config_from_json(data)
 
 
@@ -88,6 +94,10 @@ def config_sha256(config: Config) -> str:
     for key in MACHINE_KEYS:
         group, _, name = key.partition(".")
         del data[group][name]
+    for key, neutral in _NEUTRAL.items():
+        group, _, name = key.partition(".")
+        if data[group][name] == neutral:
+            del data[group][name]  # as campaigns that know nothing of it
     return sha256_text(canonical_json(data))
 
 

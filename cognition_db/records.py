@@ -13,6 +13,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter
 
 SCHEMA_VERSION = 2  # 2: jail and certificate of an evaluation
+# Seeds from here on are hidden: they follow from the secret of the campaign, so that no program was made to suit them.
+HIDDEN_SEEDS_FROM = 1 << 31
 
 Outcome = Literal["passed", "failed", "unknown"]
 Arm = Literal["evolve", "best_of_n", "mutate", "placebo", "baseline"]
@@ -65,6 +67,7 @@ class Insight:
     how: str
     cost: str
     tags: tuple[str, ...] = ()
+    uncertain: bool = False  # who wrote it down was not sure of the claim or of its place in the paper
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +135,14 @@ class Task:
     def key(self) -> str:
         """Name of the run without the attempt; at most one evaluation per key enters the archive."""
         return f"{self.candidate_id}-{self.stage}-s{self.seed}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeats:
+    """Candidates of one generation that are trained again, each with every one of the hidden seeds."""
+
+    candidates: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

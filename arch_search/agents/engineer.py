@@ -1,4 +1,4 @@
-"""The Engineer: repairs a refused program from the reasons it was refused for, while that pays."""
+"""The Engineer: repairs a program from the reasons it was refused for, or was not proved causal, while that pays."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ def repair(
     turns = (
         *messages_of(task.template, task.facts, task.examples),
         {"role": "assistant", "content": refused},
-        {"role": "user", "content": text_of("engineer", {"failures": failures(verdicts)})},
+        {
+            "role": "user",
+            "content": text_of("engineer", {"refused": _refusing(verdicts), "unproved": _unproved(verdicts)}),
+        },
     )
     request = ModelRequest(
         key=key,
@@ -50,10 +53,16 @@ def repair(
     return ask_for_text(client, request)
 
 
-def failures(verdicts: Sequence[Verdict]) -> str:
+def _refusing(verdicts: Sequence[Verdict]) -> str:
     """The refusing verdicts, one per line, each bounded."""
     refusing = [verdict for verdict in verdicts if verdict.refuses]
     return "\n".join(f"- {verdict.check}: {verdict.reason[:_MAX_REASON_CHARACTERS]}" for verdict in refusing)
+
+
+def _unproved(verdicts: Sequence[Verdict]) -> str:
+    """Where the proof of causality was lost; empty where there is one."""
+    lost = [verdict for verdict in verdicts if verdict.check == "certificate" and verdict.outcome == "unknown"]
+    return "\n".join(f"- {verdict.reason[:_MAX_REASON_CHARACTERS]}" for verdict in lost)
 
 
 def repair_pays(tries: int, successes: int, *, min_tries: int, stop_share: float) -> bool:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from arch_search.analysis import arms, failures, figures, text
 from arch_search.analysis.family_tree import family_tree
-from arch_search.analysis.statistics import Noise, Standing, noise_of, seed_values, standings
+from arch_search.analysis.statistics import Noise, Standing, judged_values, noise_of, standings, without_repeats
 from arch_search.analysis.summary import METRIC_WORDS, ReportFacts, comparisons, noise_bands, summary, typical_seeds
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
@@ -96,7 +96,7 @@ def render(contents: ArchiveContents, *, facts: ReportFacts) -> str:
                 figures.mean_curves(contents.evaluations), rows, reference_id=facts.reference_id
             ),
             tree=family_tree(contents.candidates, rows, reference_id=facts.reference_id, noise_half_width=half_width),
-            groups=_groups(contents, rows, noise, facts.confidence),
+            groups=_groups(without_repeats(contents), facts),
             refusals=failures.refusals(contents.tries),
             endings=failures.endings(contents.evaluations),
             costs=generation_costs(contents),
@@ -112,7 +112,7 @@ def render(contents: ArchiveContents, *, facts: ReportFacts) -> str:
 
 def leaderboard(contents: ArchiveContents, rows: Sequence[Standing], reference_id: str) -> tuple[LeaderboardRow, ...]:
     """All programs by rank, with the line after the last one that is better beyond noise."""
-    losses = seed_values(contents.evaluations, "heldout_loss")
+    losses = judged_values(contents.evaluations, "heldout_loss", reference_id=reference_id)
     candidates = {candidate.id: candidate for candidate in contents.candidates}
     trained: dict[str, list[Certificate]] = {}
     for one in contents.evaluations:
@@ -219,13 +219,16 @@ def _forest(rows: Sequence[Standing], facts: ReportFacts, noise: Noise) -> Marku
     )
 
 
-def _groups(
-    contents: ArchiveContents, rows: Sequence[Standing], noise: Noise, confidence: float
-) -> tuple[tuple[str, tuple[arms.Group, ...], Markup], ...]:
-    """Title, groups and interval figure of the arms and of the rungs."""
+def _groups(contents: ArchiveContents, facts: ReportFacts) -> tuple[tuple[str, tuple[arms.Group, ...], Markup], ...]:
+    """Title, groups and interval figure of the arms and of the rungs.
+
+    `contents` is without repeats: only chosen programs have those, so that a group with many of them would lose.
+    """
+    rows = standings(contents, reference_id=facts.reference_id, metric=facts.metric, confidence=facts.confidence)
+    noise = noise_of(contents, reference_id=facts.reference_id, metric=facts.metric)
     tables = (
-        ("Arms", arms.by_arm(contents, rows, noise=noise, confidence=confidence)),
-        ("Rungs", arms.by_rung(contents, rows, noise=noise, confidence=confidence)),
+        ("Arms", arms.by_arm(contents, rows, noise=noise, confidence=facts.confidence)),
+        ("Rungs", arms.by_rung(contents, rows, noise=noise, confidence=facts.confidence)),
     )
     return tuple((title, groups, _group_figure(groups)) for title, groups in tables if groups)
 

@@ -2,6 +2,8 @@
 
 Model: metric[program, seed] = program + seed + error, the errors independent with one standard deviation for all
 programs. Pairing removes the seed's part; the error is estimated from every program trained with more than one seed.
+
+A program that was trained again with hidden seeds is judged by these alone: the seeds it was chosen by are lucky ones.
 """
 
 from __future__ import annotations
@@ -9,14 +11,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from scipy.special import ndtri, stdtr, stdtrit
 
 from cognition_db.experience.archive import ArchiveContents
-from cognition_db.records import Arm, Candidate, Evaluation, Rung
+from cognition_db.records import HIDDEN_SEEDS_FROM, Arm, Candidate, Evaluation, Rung
 
 Verdict = Literal["better", "worse", "within_noise", "not_measured"]
 # candidate id -> seed -> value
@@ -71,7 +73,8 @@ class Standing:
     """Place of one program. `improvement` is over the reference, positive = better, in the unit of the metric.
 
     `low` and `high` bound it at the asked confidence for this program alone; `verdict` uses `p_adjusted` (Holm over
-    all programs of the search, or over all baselines), so an interval beside zero may still be within noise.
+    all programs of the search, or over all baselines), so an interval beside zero may still be within noise. Of a
+    repeated program all of these rest on the hidden seeds; `first` is the improvement that it was chosen by.
     """
 
     candidate_id: str
@@ -89,6 +92,11 @@ class Standing:
     paired: bool
     verdict: Verdict
     note: str
+    first: float = math.nan  # NaN where the program was not repeated
+
+    @property
+    def is_repeated(self) -> bool:
+        return math.isfinite(self.first)
 
 
 def standings(contents: ArchiveContents, *, reference_id: str, metric: str, confidence: float) -> tuple[Standing, ...]:
@@ -96,8 +104,9 @@ def standings(contents: ArchiveContents, *, reference_id: str, metric: str, conf
 
     The reference stands at improvement 0 with the interval [0, 0]: whatever ranks above it leaves zero out.
     """
-    values = seed_values(contents.evaluations, metric)
+    values = judged_values(contents.evaluations, metric, reference_id=reference_id)
     failed = failed_seeds(contents.evaluations, metric)
+    first = _first_improvements(contents, reference_id=reference_id, metric=metric, confidence=confidence)
     sound = {key: seeds for key, seeds in values.items() if key == reference_id or not failed.get(key)}
     compared = compare(
         oriented(sound, metric),
@@ -115,10 +124,26 @@ def standings(contents: ArchiveContents, *, reference_id: str, metric: str, conf
             p_adjusted=adjusted.get(candidate.id, math.nan),
             is_reference=candidate.id == reference_id,
             level=1.0 - confidence,
+            first=first.get(candidate.id, math.nan),
         )
         for candidate in contents.candidates
     ]
     return tuple(sorted(rows, key=_rank_key))
+
+
+def without_repeats(contents: ArchiveContents) -> ArchiveContents:
+    """The same before any program was repeated: there all programs were measured alike, and none was chosen."""
+    kept = tuple(one for one in contents.evaluations if one.task.seed < HIDDEN_SEEDS_FROM)
+    return replace(contents, evaluations=kept)
+
+
+def judged_values(evaluations: Iterable[Evaluation], metric: str, *, reference_id: str) -> dict[str, dict[int, float]]:
+    """As `seed_values`, but of a repeated program the hidden seeds alone; the reference keeps all of its seeds."""
+    judged = {}
+    for key, seeds in seed_values(evaluations, metric).items():
+        hidden = {seed: value for seed, value in seeds.items() if seed >= HIDDEN_SEEDS_FROM}
+        judged[key] = hidden if hidden and key != reference_id else seeds
+    return judged
 
 
 def seed_values(evaluations: Iterable[Evaluation], metric: str) -> dict[str, dict[int, float]]:
@@ -301,6 +326,7 @@ def _standing(
     p_adjusted: float,
     is_reference: bool,
     level: float,
+    first: float,
 ) -> Standing:
     if is_reference and values:
         comparison = Comparison(n=len(values), improvement=0.0, low=0.0, high=0.0, p_value=1.0, paired=True)
@@ -320,8 +346,20 @@ def _standing(
         p_adjusted=p_adjusted,
         paired=comparison.paired if comparison else False,
         verdict=_verdict(comparison, p_adjusted, level),
-        note=_note(len(values), failed, comparison),
+        note=_note(len(values), failed, comparison, first),
+        first=first,
     )
+
+
+def _first_improvements(
+    contents: ArchiveContents, *, reference_id: str, metric: str, confidence: float
+) -> dict[str, float]:
+    """Of every program that was repeated, the improvement on the seeds before that."""
+    repeated = {one.task.candidate_id for one in contents.evaluations if one.task.seed >= HIDDEN_SEEDS_FROM}
+    if not repeated - {reference_id}:
+        return {}
+    rows = standings(without_repeats(contents), reference_id=reference_id, metric=metric, confidence=confidence)
+    return {row.candidate_id: row.improvement for row in rows if row.candidate_id in repeated - {reference_id}}
 
 
 def _verdict(comparison: Comparison | None, p_adjusted: float, level: float) -> Verdict:
@@ -332,7 +370,7 @@ def _verdict(comparison: Comparison | None, p_adjusted: float, level: float) -> 
     return "better" if comparison.improvement > 0 else "worse"
 
 
-def _note(n: int, failed: int, comparison: Comparison | None) -> str:
+def _note(n: int, failed: int, comparison: Comparison | None, first: float) -> str:
     """Why there is no interval, or what is unusual about it; empty for the usual case."""
     if comparison is None:
         if failed:
@@ -343,7 +381,9 @@ def _note(n: int, failed: int, comparison: Comparison | None) -> str:
     if not comparison.paired:
         return "unpaired: no seed shared with the reference"
     left_out = n - comparison.n
-    return f"{left_out} seeds without a reference run left out" if left_out else ""
+    if left_out:
+        return f"{left_out} seeds without a reference run left out"
+    return f"on hidden seeds; {first:+.3f} when it was chosen" if math.isfinite(first) else ""
 
 
 def _rank_key(row: Standing) -> tuple[bool, float, float, str]:

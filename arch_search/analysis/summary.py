@@ -60,6 +60,7 @@ def summary(contents: ArchiveContents, rows: Sequence[Standing], noise: Noise, f
         _counts(contents, rows),
         _reference_missing(rows, facts),
         _best(rows, facts),
+        _repeated(rows, facts),
         _noise(rows, noise, facts),
         _placebos(rows, facts),
         _loss(facts),
@@ -128,6 +129,26 @@ def _best(rows: Sequence[Standing], facts: ReportFacts) -> str:
     return (
         f"{len(better)} {verb} better than {_reference(rows, facts)} beyond noise, after correction for "
         f"{count(comparisons(rows), 'comparison')}; the highest-ranked is {named}, {gain}."
+    )
+
+
+def _repeated(rows: Sequence[Standing], facts: ReportFacts) -> str:
+    """What was left of the gain of those that were chosen for it."""
+    again = [row for row in rows if row.is_repeated]
+    measured = [row for row in again if math.isfinite(row.improvement)]
+    if not again:
+        return ""
+    what = f"{count(len(again), 'program').capitalize()} {'was' if len(again) == 1 else 'were'}"
+    lost = len(again) - len(measured)
+    finished = f" ({lost} did not finish)" if lost else ""
+    if not measured:
+        return f"{what} trained again with hidden seeds before becoming parents; none finished."
+    before = math.fsum(row.first for row in measured) / len(measured)
+    after = math.fsum(row.improvement for row in measured) / len(measured)
+    return (
+        f"{what} trained again with hidden seeds before becoming parents{finished}: their mean improvement in "
+        f"{METRIC_WORDS[facts.metric]} was {signed(before)} when they were chosen and is {signed(after)} now; only the "
+        "latter counts."
     )
 
 

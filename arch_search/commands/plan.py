@@ -21,6 +21,7 @@ from arch_search.launching import make_launcher, refused_requests
 from arch_search.paths import CampaignPaths
 from arch_search.settings import config_sha256, load_config
 from cognition_db.experience.files import read_json
+from cognition_db.records import Repeats
 from slurm import ClusterLauncher, SlurmError, WorkUnit, site
 from slurm.cluster import Rehearsal
 
@@ -77,7 +78,7 @@ def next_round(campaign: Campaign) -> Round:
     else:
         found = admitted(tries)
         tasks = sum(len(seeds_for(candidate, config)) for candidate in found) + _tasks_of_open(campaign, number)
-        names = [pack.unit for pack in packs_of(number, found, config, attempt=1)]
+        names = [pack.unit for pack in packs_of(number, found, config, repeats=Repeats(), attempt=1)]
         count = math.ceil(tasks / config.slurm.tasks_per_unit)
         names += [f"g{number:04d}-u{index:04d}" for index in range(len(names), count)]
     units = tuple(WorkUnit(name=name, index=index) for index, name in enumerate(names))

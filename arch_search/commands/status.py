@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from arch_search.analysis.text import duration
 from arch_search.budget import spent, stop_reason
 from arch_search.campaign import Campaign, open_campaign
 from arch_search.dispatch import ROOM_MB, probe_of
-from arch_search.generation import admitted, packs_of, read_tries
+from arch_search.generation import recorded_packs
 from arch_search.launching import queue_poll_s, unit_resources
 from arch_search.lease import Machine, current_holder, is_dead
 from arch_search.progress import acknowledged, best_in_words, read_results, seconds_left, tasks_planned, trainings_done
@@ -169,12 +170,11 @@ def _units(campaign: Campaign, number: int) -> dict[str, int]:
 
 def _unit_names(campaign: Campaign, number: int) -> set[str]:
     paths = campaign.generation(number)
-    try:
+    if not paths.repeats.exists():
         # the first round has all units, and its record is much shorter than all candidates
-        return set(read_json(paths.submission(1))["submission"]["units"])
-    except (StoreError, KeyError):
-        packs = packs_of(number, admitted(read_tries(paths)), campaign.config, attempt=1)
-        return {pack.unit for pack in packs}
+        with suppress(StoreError, KeyError):
+            return set(read_json(paths.submission(1))["submission"]["units"])
+    return {pack.unit for pack in recorded_packs(number, paths, campaign.config)}
 
 
 def _listed(folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from arch_search.analysis.statistics import failed_seeds, seed_values, standings
+from arch_search.analysis.statistics import failed_seeds, judged_values, standings
 from cognition_db.experience.archive import ArchiveContents
 
 # Differences beyond a tenth of the baseline count no further, and the sigmoid is 6 times as steep (ASI-Arch, eq. 2).
@@ -118,7 +118,7 @@ def _means(contents: ArchiveContents, metric: str, reference_id: str) -> Mapping
     failed = failed_seeds(contents.evaluations, metric)
     return {
         key: math.fsum(seeds.values()) / len(seeds)
-        for key, seeds in seed_values(contents.evaluations, metric).items()
+        for key, seeds in judged_values(contents.evaluations, metric, reference_id=reference_id).items()
         if key == reference_id or not failed.get(key)
     }
 

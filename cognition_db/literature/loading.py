@@ -34,6 +34,7 @@ class _InsightText(BaseModel):
     how: Annotated[str, _line(260, 10)]
     cost: Annotated[str, _line(160)]
     tags: Annotated[list[Tag], Field(min_length=1, max_length=4)]
+    uncertain: bool = False
 
 
 @cache

@@ -12,9 +12,10 @@ from test_walltime import campaign_with, hour_each
 
 from arch_search.campaign import Campaign, start_or_continue
 from arch_search.dispatch import Dispatcher
-from arch_search.generation import shards_of
+from arch_search.generation import packs_of, rounds_of, shards_of
 from arch_search.settings import load_config
-from cognition_db.records import Candidate, candidate_id
+from cognition_db.experience.files import write_atomic
+from cognition_db.records import HIDDEN_SEEDS_FROM, Candidate, Repeats, candidate_id, canonical_json, to_json
 from slurm import Evidence, LocalLauncher, Order, Probe, Submission, UnitState, WorkUnit
 
 
@@ -116,3 +117,32 @@ def test_the_newest_attempt_of_a_unit_is_its_shard(campaign: Campaign) -> None:
         paths.shard("g0001-u0000", attempt).touch()
     (paths.shards / "not-a-shard.h5").touch()
     assert shards_of(paths.shards) == {"g0001-u0000": paths.shard("g0001-u0000", 10)}
+
+
+def test_repeats_are_a_round_of_their_own_with_attempts_of_its_own(tmp_path: Path) -> None:
+    settings = [*SMALL, f"campaign.dir={tmp_path / 'c'}", "campaign.attempts_per_task=1", "slurm.tasks_per_unit=2"]
+    campaign = start_or_continue(load_config(settings), command=["test"], base=tmp_path)
+    paths, rows, said, launcher = campaign.generation(1), candidates(3), list[str](), NotingLauncher()
+    dispatcher = Dispatcher(campaign, launcher, said.append)
+
+    def advance() -> bool:
+        return dispatcher.advance(1, rows, target_parameters=1, step_s=lambda: None)
+
+    assert advance()  # nothing starts, so that its units are given up after their one attempt
+    first = sorted(launcher.evidence)
+    assert first == ["g0001-u0000", "g0001-u0001", "g0001-u0002"]
+    repeats = Repeats(candidates=(rows[0].id, rows[2].id), seeds=(HIDDEN_SEEDS_FROM, HIDDEN_SEEDS_FROM + 1))
+    write_atomic(paths.repeats, canonical_json(to_json(repeats)).encode())
+    launcher.in_queue = 2
+    assert not advance()
+    assert rounds_of(paths) == (1, 2)
+    assert not any("g0001-u0003 lost" in text for text in said)
+    assert advance()
+    assert sorted(launcher.evidence) == ["g0001-u0003", "g0001-u0004"]
+    assert any("g0001-u0003 lost: no shard after 2 attempts" in text for text in said)
+    assert not any("running them again" in text for text in said)
+    launcher.in_queue = 1
+    assert not dispatcher.clear(1)  # what the new round left in the queue is looked for
+    both = packs_of(1, rows, campaign.config, repeats=repeats, attempt=1)
+    assert [pack.unit for pack in both] == [*first, "g0001-u0003", "g0001-u0004"]
+    assert [(task.candidate_id, task.seed) for task in both[3].tasks] == [(rows[0].id, seed) for seed in repeats.seeds]

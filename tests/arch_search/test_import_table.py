@@ -18,6 +18,8 @@ LAYERS = [
         "driver",
         "drawing",
         "proposing",
+        "repairing",
+        "repeating",
         "admitting",
         "dispatch",
         "closing",

@@ -16,15 +16,18 @@ import h5py
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_campaign import SMALL, arch_search, archive, descendants, kill, measured, start
+from small_campaign import SMALL as SMOKE
+from small_campaign import arch_search, archive, descendants, kill, measured, start
 
 from arch_search.campaign import open_campaign, start_or_continue
 from arch_search.integrity import check_campaign
 from arch_search.settings import load_config
 from cognition_db.experience.shard import parse_shard, write_shard
+from cognition_db.records import HIDDEN_SEEDS_FROM
 
 pytestmark = pytest.mark.slow
 KILLS = 50
+SMALL = (*SMOKE, "selection.repeat_seeds=1", "selection.parents_from_top=2")
 
 
 def same_questions(finished: Path) -> str:
@@ -52,7 +55,27 @@ def test_a_campaign_runs_to_its_end_and_says_where_the_report_is(finished: Path)
     assert any(set(one.parents) & first for one in contents.candidates if one.generation == 2)
 
 
-@pytest.mark.parametrize("damaged", ["gen-0001/shards.zip", "gen-0001/slots/000-0.json", "archive.h5", "journal.jsonl"])
+def test_only_the_reference_and_who_was_repeated_with_hidden_seeds_become_parents(finished: Path) -> None:
+    contents = archive(finished)
+    repeated = {one.task.candidate_id: one for one in contents.evaluations if one.task.seed >= HIDDEN_SEEDS_FROM}
+    reference = next(one for one in contents.candidates if one.slot == one.generation == 0)
+    later = [one for one in contents.candidates if one.generation == 2]
+    assert {parent for one in later for parent in one.parents} <= set(repeated)
+    for generation in (1, 2):
+        mine = [one for one in contents.candidates if one.id in repeated and one.generation == generation]
+        assert 1 <= len(mine) <= 2
+        assert all(one.arm in ("evolve", "mutate") for one in mine)
+    assert reference.id in repeated
+    assert len({one.task.seed for one in repeated.values()}) == 1
+    report = (finished / "campaigns" / "smoke-001" / "report.html").read_text()
+    assert "trained again with hidden seeds before becoming parents" in report
+    assert "on hidden seeds; " in report
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    ["gen-0001/shards.zip", "gen-0001/slots/000-0.json", "gen-0001/repeats.json", "archive.h5", "journal.jsonl"],
+)
 def test_fsck_finds_a_finished_campaign_clean_and_names_what_was_damaged(finished: Path, damaged: str) -> None:
     folder = finished / "campaigns" / "smoke-001"
     assert arch_search("fsck", str(folder), cwd=finished).returncode == 0

@@ -25,7 +25,7 @@ from arch_search.dispatch import order_of
 from arch_search.generation import packs_of
 from arch_search.worker.manifest import Manifest
 from arch_search.worker.manifest import write as write_manifest
-from cognition_db.records import Candidate, Pack
+from cognition_db.records import Candidate, Pack, Repeats
 from slurm import ClusterLauncher, Evidence, Resources, Submission, WorkUnit
 from slurm.files import arrays_of
 from tests.benchmarks.recorded_slurm import (
@@ -99,7 +99,7 @@ def _costs(campaign: Campaign, slurm: RecordedSlurm, candidates: list[Candidate]
 def _plan(campaign: Campaign, candidates: list[Candidate], path: Path) -> tuple[Pack, ...]:
     """The packs of a round, and the manifest that its elements read."""
     config = campaign.config
-    packs = packs_of(1, candidates, config, attempt=1)
+    packs = packs_of(1, candidates, config, repeats=Repeats(), attempt=1)
     manifest = Manifest(
         campaign_uuid=campaign.uuid,
         generation=1,

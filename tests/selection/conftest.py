@@ -8,7 +8,16 @@ import pytest
 
 from arch_search.config import Selection
 from cognition_db.experience.archive import ArchiveContents
-from cognition_db.records import Candidate, Evaluation, Lesson, Score, Task, candidate_id, sha256_text
+from cognition_db.records import (
+    HIDDEN_SEEDS_FROM,
+    Candidate,
+    Evaluation,
+    Lesson,
+    Score,
+    Task,
+    candidate_id,
+    sha256_text,
+)
 
 
 def invented(
@@ -20,8 +29,9 @@ def invented(
     generation: int = 1,
     judge: float | None = None,
     ending: str = "finished",
+    repeated: Sequence[float] = (),
 ) -> tuple[Candidate, list[Evaluation], Lesson]:
-    """A candidate, one run per value of recall, and a lesson."""
+    """A candidate, one run per value of recall and one with a hidden seed per value of `repeated`, and a lesson."""
     program = f"# invented for tests: {name}"
     candidate = Candidate(
         id=candidate_id(program),
@@ -37,10 +47,16 @@ def invented(
         parameter_count=1,
     )
     runs = []
-    for seed, value in enumerate(recall):
+    hidden = [(HIDDEN_SEEDS_FROM + index, value) for index, value in enumerate(repeated)]
+    for seed, value in [*enumerate(recall), *hidden]:
         scores = (
             Score(name="recall_accuracy", value=value, count=512, unit="fraction"),
-            Score(name="heldout_loss", value=loss[seed] if loss else 3.0, count=512, unit="nats per token"),
+            Score(
+                name="heldout_loss",
+                value=loss[seed % HIDDEN_SEEDS_FROM] if loss else 3.0,
+                count=512,
+                unit="nats per token",
+            ),
         )
         runs.append(
             Evaluation(
@@ -104,6 +120,7 @@ def selection_of() -> Callable[..., Selection]:
             "pool_size": 50,
             "parents_from_top": 10,
             "references": 4,
+            "repeat_seeds": 0,
             "judge_weight": 0.0,
         }
         return Selection(**(values | changes))  # type: ignore[arg-type]

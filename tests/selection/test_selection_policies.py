@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arch_search.errors import CampaignError
-from arch_search.selection.policies import choose_parents
+from arch_search.selection.policies import choose_parents, next_parents
 
 
 @pytest.fixture
@@ -151,3 +151,46 @@ def test_an_archive_without_the_reference_is_one_clear_line(archive_of, selectio
     archive = archive_of({"reference": {}})
     with pytest.raises(CampaignError, match="the reference abc is not in the archive"):
         choose_parents(archive, selection_of("paired"), reference_id="abc", rng=np.random.default_rng(0), count=1)
+
+
+LUCK = {
+    "reference": {"recall": (0.80, 0.81, 0.79, 0.80), "repeated": (0.80, 0.81)},
+    "lucky": {"recall": (0.99, 0.98), "repeated": (0.70, 0.71)},
+    "sound": {"recall": (0.90, 0.91), "repeated": (0.89, 0.90)},
+    "newcomer": {"recall": (0.97, 0.98), "generation": 2},
+    "weak newcomer": {"recall": (0.60, 0.62), "generation": 2},
+    "placebo": {"recall": (0.95, 0.96), "arm": "placebo", "generation": 2},
+}
+
+
+@pytest.mark.parametrize("policy", ["paired", "asi_arch"])
+def test_where_repeats_are_asked_for_nobody_else_is_a_parent(archive_of, selection_of, policy):
+    archive = archive_of(LUCK)
+    strict, free = selection_of(policy, repeat_seeds=2), selection_of(policy, repeat_seeds=0)
+    draws = [choice for seed in range(40) for choice in chosen(archive, strict, count=6, seed=seed)]
+    parents = {choice.parent.name for choice in draws}
+    shown = {row.name for choice in draws for row in choice.references}
+    assert parents | shown <= {"reference", "lucky", "sound"}
+    assert "sound" in parents
+    assert "newcomer" in {c.parent.name for seed in range(40) for c in chosen(archive, free, count=6, seed=seed)}
+
+
+def test_what_was_lucky_when_it_was_chosen_ranks_where_its_repeats_put_it(archive_of, selection_of):
+    parents = Counter(
+        choice.parent.name
+        for seed in range(100)
+        for choice in chosen(archive_of(LUCK), selection_of("paired", repeat_seeds=2), count=6, seed=seed)
+    )
+    assert parents["sound"] > 1.5 * parents["lucky"] > 0
+
+
+@pytest.mark.parametrize(
+    ("top", "expected"), [(1, ["newcomer"]), (2, ["newcomer"]), (3, ["newcomer"]), (4, ["newcomer", "weak newcomer"])]
+)
+def test_those_are_repeated_that_would_become_parents(archive_of, selection_of, top, expected):
+    archive = archive_of(LUCK)
+    reference_id = next(one.id for one in archive.candidates if one.name == "reference")
+    config = selection_of("paired", repeat_seeds=2, parents_from_top=top)
+    found = next_parents(archive, config, reference_id=reference_id, generation=2)
+    assert [one.name for one in found] == expected
+    assert next_parents(archive, config, reference_id=reference_id, generation=3) == ()
