@@ -26,6 +26,13 @@ class Slots:
     whole_module: Count
     mutation: Count
     placebo: Count
+    best_of_n: Count  # the model again, without history: always from the reference; forms as of the slots above
+
+    @property
+    def evolve(self) -> int:
+        """Programs that a model writes from earlier ones."""
+        written = (self.grammar_edit, self.grammar_program, self.toolbox_program, self.method_splice, self.whole_module)
+        return sum(written)
 
 
 @checked(frozen=True, slots=True, kw_only=True, config=_STRICT)
@@ -204,12 +211,17 @@ class Roles:
 
 @checked(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Selection:
-    policy: Literal["paired", "asi_arch"]
+    policy: Literal["paired", "asi_arch", "islands", "map_elites", "bandit"]
     metric: Literal["recall_accuracy", "heldout_loss"]
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     pool_size: PositiveInt
     parents_from_top: PositiveInt
     references: Count
+    cold_start: Count  # measured programs before anything but the reference is a parent
+    stagnation: Count  # generations without a better one after which every second parent is the reference; 0: never
+    pool_refresh: PositiveInt  # asi_arch: the pool is renewed after so many measured programs
+    islands: PositiveInt
+    migrate_every: PositiveInt  # generations after which the best of an island may be a parent in the next one
     repeat_seeds: Count  # hidden seeds that a program must be trained with before it becomes a parent; 0: none
     judge_weight: Fraction
 

@@ -14,8 +14,10 @@ from arch_search.proposals.assignment import Assignment, Draft
 from arch_search.protocols import ModelReply
 from arch_search.selection import policies
 from cognition_db.experience.archive import ArchiveContents
-from cognition_db.literature import load_insights
+from cognition_db.literature import load_insights, retrieve
 from cognition_db.records import Candidate, Insight, Verdict
+
+_NEAR = 8  # insights near to a lesson, among which one is drawn: the nearest alone would come again and again
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,9 @@ def draw(
     if plan.arm in ("baseline", "placebo"):
         return Drawn(plan, attempt, seed, reference, None)
     assert reference is not None, "generation 0 is filled before any other"
-    parent, references = _parent(number, plan, attempt, config, contents, reference)
+    parent, references = reference, tuple[Candidate, ...]()
+    if plan.arm != "best_of_n":
+        parent, references = _parent(number, plan, attempt, config, contents, reference)
     if plan.arm == "mutate":
         return Drawn(plan, attempt, seed, parent, None)
     rng = np.random.default_rng(seed)
@@ -68,7 +72,9 @@ def draw(
     if plan.rung in ("grammar_edit", "method_splice"):
         methods = rungs.methods_for(plan.rung, parent)
         method = methods[int(rng.integers(len(methods)))]
-    insight = _insight(load_insights(), rungs.insight_tags(plan.rung, method), rng)
+    # the control knows nothing of what was measured
+    lesson = _lesson_of(parent, contents) if plan.arm == "evolve" else ""
+    insight = _insight(load_insights(), rungs.insight_tags(plan.rung, method), lesson, rng)
     assignment = Assignment(rung=plan.rung, parent=parent, method=method, insight=insight, references=references)
     return Drawn(plan, attempt, seed, parent, assignment)
 
@@ -85,7 +91,8 @@ def _parent(
         config.selection,
         reference_id=reference.id,
         rng=np.random.default_rng(np.random.SeedSequence([config.campaign.seed, number])),
-        count=slots * config.campaign.tries_per_slot,
+        slots=slots,
+        rounds=config.campaign.tries_per_slot,
     )
     first = attempt * slots + plan.slot
     for choice in choices[first:] + choices[:first]:
@@ -100,7 +107,13 @@ def _fits(plan: SlotPlan, parent: Candidate) -> bool:
     return plan.rung in rungs.rungs_for(parent)
 
 
-def _insight(insights: Sequence[Insight], tags: Sequence[str], rng: np.random.Generator) -> Insight:
-    """One of the insights that fit the place of the change; any, where none does."""
+def _lesson_of(parent: Candidate, contents: ArchiveContents) -> str:
+    """What was said of the parent once it was measured; empty where nothing was."""
+    return next((lesson.text for lesson in contents.lessons if lesson.candidate_id == parent.id), "")
+
+
+def _insight(insights: Sequence[Insight], tags: Sequence[str], lesson: str, rng: np.random.Generator) -> Insight:
+    """One of the insights that fit the place of the change (any, where none does), near to what was observed."""
     fitting = [insight for insight in insights if set(tags) & set(insight.tags)] or list(insights)
-    return fitting[int(rng.integers(len(fitting)))]
+    near = retrieve(lesson, fitting, _NEAR) if lesson else fitting
+    return near[int(rng.integers(len(near)))]

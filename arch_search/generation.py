@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -41,6 +42,9 @@ def slot_plans(config: Config) -> tuple[SlotPlan, ...]:
         ("placebo", "copy", slots.placebo),
     ]
     flat = [(arm, rung) for arm, rung, count in kinds for _ in range(count)]
+    # the control is asked for the same forms as the arm it is compared with
+    forms = cycle(rung for arm, rung in flat if arm == "evolve")
+    flat += [("best_of_n", next(forms)) for _ in range(slots.best_of_n)]
     return tuple(SlotPlan(slot, arm, rung) for slot, (arm, rung) in enumerate(flat))
 
 

@@ -29,6 +29,7 @@ from arch_search.training.data import load_corpus
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
 from cognition_db.records import (
+    WRITTEN_ARMS,
     Candidate,
     Proposal,
     SlotTry,
@@ -326,4 +327,4 @@ def baseline_draft(plan: SlotPlan, baselines: Sequence[str]) -> Draft:
 
 def _is_ours(arm: str) -> bool:
     """Whether a rung of ours wrote the program, so that a repetition is worth nothing."""
-    return arm in ("evolve", "mutate")
+    return arm in (*WRITTEN_ARMS, "mutate")

@@ -12,7 +12,7 @@ from arch_search.errors import ProposalError, ReplyError
 from arch_search.generation import read_tries
 from arch_search.proposals import rungs
 from arch_search.protocols import ModelClient
-from cognition_db.records import SlotTry
+from cognition_db.records import WRITTEN_ARMS, SlotTry
 
 FREE_RUNGS = frozenset({"toolbox_program", "method_splice", "whole_module"})
 
@@ -83,7 +83,7 @@ class Repairer:
 
 def _is_repairable(tried: SlotTry) -> bool:
     """Free code that was refused for what it does, or admitted without a proof of its causality."""
-    is_free = tried.proposal.arm == "evolve" and tried.proposal.rung in FREE_RUNGS
+    is_free = tried.proposal.arm in WRITTEN_ARMS and tried.proposal.rung in FREE_RUNGS
     repeats = any(verdict.refuses and verdict.check.startswith("duplicate") for verdict in tried.verdicts)
     return is_free and not repeats and (_is_refused(tried) or _lacks_proof(tried))
 

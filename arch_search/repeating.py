@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from arch_search.campaign import Campaign
 from arch_search.closing import contents_with
-from arch_search.selection.policies import next_parents
+from arch_search.selection.pool import next_parents
 from cognition_db.experience.files import write_atomic
 from cognition_db.experience.seal import seal
 from cognition_db.records import HIDDEN_SEEDS_FROM, Evaluation, Repeats, canonical_json, sha256_text, to_json

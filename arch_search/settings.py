@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,15 @@ _EITHER = (
     ("slurm.venv", "slurm.container"),
 )
 # settings that older campaigns do not have, with the value at which everything is as it was without them
-_NEUTRAL = {"selection.repeat_seeds": 0}
+_NEUTRAL = {
+    "campaign.slots.best_of_n": 0,
+    "selection.cold_start": 0,
+    "selection.stagnation": 0,
+    "selection.pool_refresh": 1,
+    "selection.islands": 4,
+    "selection.migrate_every": 3,
+    "selection.repeat_seeds": 0,
+}
 _ADAPTER = TypeAdapter(Config)
 
 
@@ -91,13 +100,11 @@ def config_sha256(config: Config) -> str:
     data = config_to_json(config)
     for group in MACHINE_GROUPS:
         del data[group]
-    for key in MACHINE_KEYS:
-        group, _, name = key.partition(".")
-        del data[group][name]
-    for key, neutral in _NEUTRAL.items():
-        group, _, name = key.partition(".")
-        if data[group][name] == neutral:
-            del data[group][name]  # as campaigns that know nothing of it
+    leaves = dict(_leaves(data))
+    unsaid = [key for key, neutral in _NEUTRAL.items() if leaves[key] == neutral]
+    for key in (*MACHINE_KEYS, *unsaid):
+        *path, name = key.split(".")
+        del reduce(getitem, path, data)[name]
     return sha256_text(canonical_json(data))
 
 
@@ -135,6 +142,12 @@ def _consistent(config: Config) -> Config:
         raise ConfigError(
             f"campaign.reference_seeds={campaign.reference_seeds} is less than "
             f"campaign.seeds_per_candidate={campaign.seeds_per_candidate}; candidates are paired with its seeds"
+        )
+    slots = campaign.slots
+    if slots.best_of_n and not slots.evolve:
+        raise ConfigError(
+            f"campaign.slots.best_of_n={slots.best_of_n} is the control of programs that a model writes from earlier "
+            "ones, and no slot asks for such; set campaign.slots.grammar_edit or another of them"
         )
     for name, d_model, n_heads in (
         ("stage", stage.d_model, stage.n_heads),

@@ -21,6 +21,10 @@ Arm = Literal["evolve", "best_of_n", "mutate", "placebo", "baseline"]
 Rung = Literal[
     "grammar_edit", "grammar_program", "toolbox_program", "method_splice", "whole_module", "mutation", "copy"
 ]
+# Programs of a language model: `evolve` builds on earlier ones, `best_of_n` is its control and always starts anew.
+WRITTEN_ARMS: tuple[Arm, ...] = ("evolve", "best_of_n")
+# Arms whose programs may become parents: the others are there to compare with.
+PARENT_ARMS: tuple[Arm, ...] = ("evolve", "mutate")
 # How one task came to its end. Only "finished" carries scores that may rank a candidate.
 # "poison": started several times without getting any further. "tampered": it changed what training and measurement
 # stand on, or its own weights while it was measured.

@@ -10,7 +10,9 @@ import numpy as np
 
 from arch_search.analysis.statistics import Noise, Standing, t_interval, wilson
 from cognition_db.experience.archive import ArchiveContents
-from cognition_db.records import SlotTry
+from cognition_db.records import Arm, SlotTry
+
+CONTROLS: tuple[Arm, ...] = ("best_of_n", "mutate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,45 @@ class Group:
     improvement: float  # mean over the measured programs; NaN without one
     low: float
     high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contrast:
+    """Mean improvement of `evolve` minus that of a control, over `n` and `control_n` measured programs."""
+
+    control: Arm
+    n: int
+    control_n: int
+    difference: float
+    low: float
+    high: float
+
+
+def against_controls(standings: Sequence[Standing], *, confidence: float) -> tuple[Contrast, ...]:
+    """Whether building on earlier programs pays: against the same model without history, and random mutations.
+
+    Welch's interval over programs; the error of the reference is in both means and cancels. Give standings without
+    repeats: only chosen programs have those. Controls of fewer than two measured programs are left out.
+    """
+    gains = {
+        arm: np.array([row.improvement for row in standings if row.arm == arm and row.verdict != "not_measured"])
+        for arm in ("evolve", *CONTROLS)
+    }
+    evolved = gains["evolve"]
+    found = []
+    for arm in CONTROLS:
+        control = gains[arm]
+        if min(len(evolved), len(control)) < 2:
+            continue
+        parts = [float(values.var(ddof=1)) / len(values) for values in (evolved, control)]
+        difference, low, high = float(evolved.mean() - control.mean()), math.nan, math.nan
+        if sum(parts):
+            df = sum(parts) ** 2 / (parts[0] ** 2 / (len(evolved) - 1) + parts[1] ** 2 / (len(control) - 1))
+            low, high = t_interval(difference, math.sqrt(sum(parts)), df, confidence)
+        found.append(
+            Contrast(control=arm, n=len(evolved), control_n=len(control), difference=difference, low=low, high=high)
+        )
+    return tuple(found)
 
 
 def by_arm(

@@ -18,7 +18,7 @@ from arch_search.analysis.statistics import Noise, Standing, judged_values, nois
 from arch_search.analysis.summary import METRIC_WORDS, ReportFacts, comparisons, noise_bands, summary, typical_seeds
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
-from cognition_db.records import Candidate, Certificate, Lesson
+from cognition_db.records import WRITTEN_ARMS, Candidate, Certificate, Lesson
 
 _FOREST_ROWS = 24  # programs of the search in the interval figure; all are in the table
 _FOREST_PLACEBOS = 5
@@ -203,7 +203,7 @@ def _printable(value: Any) -> Any:
 
 def _origin(row: Standing) -> str:
     """Arm, and the rung where an arm has several."""
-    return f"{row.arm}, {row.rung.replace('_', ' ')}" if row.arm in ("evolve", "best_of_n") else row.arm
+    return f"{row.arm}, {row.rung.replace('_', ' ')}" if row.arm in WRITTEN_ARMS else row.arm
 
 
 def _forest(rows: Sequence[Standing], facts: ReportFacts, noise: Noise) -> Markup:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtri, stdtr, stdtrit
 
 from cognition_db.experience.archive import ArchiveContents
@@ -252,14 +253,21 @@ def _residual_sd(values: Values) -> tuple[float, int]:
     cells = [(key, seed, value) for key, seeds in values.items() for seed, value in seeds.items()]
     if not cells:
         return math.nan, 0
-    programs = {key: index for index, key in enumerate(values)}
-    seeds = {seed: len(programs) + index for index, seed in enumerate(sorted({seed for _, seed, _ in cells}))}
-    design = np.zeros((len(cells), len(programs) + len(seeds)))
-    for row, (key, seed, _) in enumerate(cells):
-        design[row, programs[key]] = design[row, seeds[seed]] = 1.0
-    measured = np.array([value for _, _, value in cells])
-    fitted, _, rank, _ = np.linalg.lstsq(design, measured, rcond=None)
-    return _sd(float(np.sum((measured - design @ fitted) ** 2)), len(cells), len(cells) - int(rank))
+    program = np.unique([key for key, _, _ in cells], return_inverse=True)[1]
+    seeds = np.unique([seed for _, seed, _ in cells], return_inverse=True)[1]
+    # the mean of each program is taken out first (Frisch, Waugh and Lovell): what is left to solve has a column a seed
+    measured = _within(np.array([[value] for _, _, value in cells]), program)
+    dummies = _within(np.eye(seeds.max() + 1)[seeds], program)
+    fitted, _, rank, _ = np.linalg.lstsq(dummies, measured, rcond=None)
+    df = len(cells) - (int(program.max()) + 1) - int(rank)
+    return _sd(float(np.sum((measured - dummies @ fitted) ** 2)), len(cells), df)
+
+
+def _within(columns: NDArray[np.float64], group: NDArray[np.intp]) -> NDArray[np.float64]:
+    """The columns without the mean of each group."""
+    sums = np.zeros((int(group.max()) + 1, columns.shape[1]))
+    np.add.at(sums, group, columns)
+    return columns - (sums / np.bincount(group)[:, None])[group]
 
 
 def _within_sd(values: Values) -> tuple[float, int]:

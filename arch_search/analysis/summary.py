@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from arch_search.analysis.arms import against_controls
 from arch_search.analysis.costs import Budget
-from arch_search.analysis.statistics import Noise, Standing
+from arch_search.analysis.statistics import Noise, Standing, standings, without_repeats
 from arch_search.analysis.text import count, interval, number, one_line, percent, short, signed
 from cognition_db.experience.archive import ArchiveContents
 
@@ -62,6 +63,7 @@ def summary(contents: ArchiveContents, rows: Sequence[Standing], noise: Noise, f
         _best(rows, facts),
         _repeated(rows, facts),
         _noise(rows, noise, facts),
+        _controls(contents, facts),
         _placebos(rows, facts),
         _loss(facts),
     ]
@@ -163,6 +165,26 @@ def _noise(rows: Sequence[Standing], noise: Noise, facts: ReportFacts) -> str:
         f"({noise.df} degrees of freedom): over {count(seeds, 'seed')} a difference below "
         f"{number(noise.half_width(seeds, facts.confidence))} cannot be told from luck at {percent(facts.confidence)} "
         "confidence, even for a single comparison."
+    )
+
+
+def _controls(contents: ArchiveContents, facts: ReportFacts) -> str:
+    """What the model's programs that build on earlier ones gain over those of each control."""
+    rows = standings(
+        without_repeats(contents), reference_id=facts.reference_id, metric=facts.metric, confidence=facts.confidence
+    )
+    contrasts = against_controls(rows, confidence=facts.confidence)
+    if not contrasts:
+        return ""
+    named = {"best_of_n": "of the same model without history", "mutate": "of random mutation"}
+    parts = [
+        f"{signed(one.difference)} {interval(one.low, one.high)} against {count(one.control_n, 'program')} "
+        f"{named[one.control]}"
+        for one in contrasts
+    ]
+    hint = "" if all(one.low > 0 for one in contrasts) else " An interval that holds zero shows no advantage."
+    return (
+        f"The {contrasts[0].n} programs that the model built on earlier ones gain on average {', '.join(parts)}.{hint}"
     )
 
 

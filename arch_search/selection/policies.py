@@ -3,156 +3,159 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 from numpy.random import Generator
 
-from arch_search.analysis.statistics import standings
 from arch_search.config import Selection
-from arch_search.errors import CampaignError
-from arch_search.selection.fitness import correlation_weight, judge_scores, published_fitness
+from arch_search.selection.families import cell_of
+from arch_search.selection.pool import ParentChoice, Pool, pool_of, ranked_draw, sample
 from cognition_db.experience.archive import ArchiveContents
-from cognition_db.records import HIDDEN_SEEDS_FROM, Candidate
+from cognition_db.records import Candidate
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParentChoice:
-    """One parent, and other programs for the model to look at."""
-
-    parent: Candidate
-    references: tuple[Candidate, ...]
+# Auer, Cesa-Bianchi and Fischer 2002 (UCB1): rewards lie in [0, 1]
+_EXPLORATION = math.sqrt(2.0)
 
 
 def choose_parents(
-    contents: ArchiveContents, config: Selection, *, reference_id: str, rng: Generator, count: int
+    contents: ArchiveContents, config: Selection, *, reference_id: str, rng: Generator, slots: int, rounds: int = 1
 ) -> tuple[ParentChoice, ...]:
-    """Parents for `count` proposals of one generation, by the policy of the configuration.
+    """Parents for one generation: `rounds` times one for each of its slots, by the policy of the configuration.
 
-    Parents are the reference or programs of the search, all of whose seeds finished; never placebos or other
-    baselines, and where selection.repeat_seeds asks for repeats, none that was not repeated. Call once per
-    generation: the share of evolved parents holds within one call.
+    Choice i is for slot i % slots. Until `cold_start` programs were measured the reference is every parent; after
+    `stagnation` generations in which the best did not get better, every second one.
 
     Raises CampaignError when the reference is not in the archive.
     """
-    reference = _reference(contents, reference_id)
-    if config.policy == "paired":
-        return _paired(contents, config, reference=reference, rng=rng, count=count)
-    return _asi_arch(contents, config, reference=reference, rng=rng, count=count)
+    pool = pool_of(contents, config, reference_id=reference_id)
+    count = slots * rounds
+    if not pool.evolved or pool.explored < config.cold_start:
+        return tuple(pool.choice(pool.reference, rng) for _ in range(count))
+    choices = _POLICIES[config.policy](pool, rng, slots, count)
+    if not _stagnates(pool):
+        return tuple(choices)
+    return tuple(pool.choice(pool.reference, rng) if index % 2 else choice for index, choice in enumerate(choices))
 
 
-def next_parents(
-    contents: ArchiveContents, config: Selection, *, reference_id: str, generation: int
-) -> tuple[Candidate, ...]:
-    """Those of `generation` that would be among the first `parents_from_top` if nobody needed to be repeated.
-
-    Raises CampaignError when the reference is not in the archive.
-    """
-    reference = _reference(contents, reference_id)
-    ranked = _ranked if config.policy == "paired" else _ranked_as_published
-    repeated = _repeated(contents)
-    entitled = [one for one in ranked(contents, config, reference) if _is_ours(one)]
-    pool = [one for one in entitled if one.id in repeated or one.generation == generation]
-    return tuple(one for one in pool[: config.parents_from_top] if one.id not in repeated)
-
-
-def _paired(
-    contents: ArchiveContents, config: Selection, *, reference: Candidate, rng: Generator, count: int
-) -> tuple[ParentChoice, ...]:
+def _paired(pool: Pool, rng: Generator, slots: int, count: int) -> Sequence[ParentChoice]:
     """From the best by lower bound of the measured improvement, the weight falling as 1 / rank.
 
-    Half of the draws, rounded up, are from evolved candidates alone as soon as one was measured: the reference has
-    the bound 0 and would otherwise win every comparison that is still within noise, so that nothing builds on
-    anything.
+    Half of the draws, rounded up, are from evolved candidates alone: the reference has the bound 0 and would
+    otherwise win every comparison that is still within noise, so that nothing builds on anything.
     """
-    everyone = _entitled(contents, config, _ranked(contents, config, reference))
-    evolved = [one for one in everyone if _is_ours(one)][: config.parents_from_top]
-    everyone = everyone[: config.parents_from_top]
-    from_evolved = (count + 1) // 2 if evolved else 0
+    top = pool.config.parents_from_top
+    evolved, everyone = pool.evolved[:top], pool.ranked[:top]
     choices = []
     for index in rng.permutation(count):
-        pool = evolved if index < from_evolved else everyone
-        parent = pool[_ranked_draw(len(pool), rng)]
-        others = [candidate for candidate in [reference, *evolved] if candidate.id != parent.id]
-        choices.append(ParentChoice(parent=parent, references=_sample(others, config.references, rng)))
-    return tuple(choices)
+        among = evolved if index < (count + 1) // 2 else everyone
+        choices.append(pool.choice(among[ranked_draw(len(among), rng)], rng))
+    return choices
 
 
-def _asi_arch(
-    contents: ArchiveContents, config: Selection, *, reference: Candidate, rng: Generator, count: int
-) -> tuple[ParentChoice, ...]:
-    """As published: parent uniform from the top of the pool, references from the rest of it."""
-    ranked = _entitled(contents, config, _ranked_as_published(contents, config, reference))
-    pool = ranked[: config.pool_size] or [reference]
-    top, rest = pool[: config.parents_from_top], pool[config.parents_from_top :]
-    return tuple(
-        ParentChoice(parent=top[int(rng.integers(len(top)))], references=_sample(rest, config.references, rng))
-        for _ in range(count)
-    )
+def _asi_arch(pool: Pool, rng: Generator, slots: int, count: int) -> Sequence[ParentChoice]:
+    """As published: parent uniform from the top of the pool, references from the rest of it.
 
-
-def _ranked(contents: ArchiveContents, config: Selection, reference: Candidate) -> list[Candidate]:
-    """The reference and the measured programs of the search, by lower bound of the improvement."""
-    rows = standings(contents, reference_id=reference.id, metric=config.metric, confidence=config.confidence)
-    by_id = {candidate.id: candidate for candidate in contents.candidates}
+    The pool is renewed after every `pool_refresh` measured programs, and holds those that were there then.
+    """
+    config = pool.config
+    measured = [one for one in pool.contents.candidates if math.isfinite(pool.improvement(one.id))]
+    known = {one.id for one in measured[: len(measured) // config.pool_refresh * config.pool_refresh]}
+    ranked = [one for one in pool.ranked if one.id in known or one.id == pool.reference.id]
+    kept = ranked[: config.pool_size] or [pool.reference]
+    top, rest = kept[: config.parents_from_top], kept[config.parents_from_top :]
     return [
-        by_id[row.candidate_id]
-        for row in rows
-        if row.candidate_id == reference.id or (math.isfinite(row.improvement) and _is_ours(by_id[row.candidate_id]))
+        ParentChoice(parent=top[int(rng.integers(len(top)))], references=sample(rest, config.references, rng))
+        for _ in range(count)
     ]
 
 
-def _ranked_as_published(contents: ArchiveContents, config: Selection, reference: Candidate) -> list[Candidate]:
-    """The reference and the measured programs of the search, by the published fitness.
+def _islands(pool: Pool, rng: Generator, slots: int, count: int) -> Sequence[ParentChoice]:
+    """Slots belong to islands in turn, and a program to the island of its slot; each has parents of its own.
 
-    The pool is brought up to date at every generation; the published code did so every 50 records. The judge's
-    weight is the configured one times what its measured correlation has earned.
+    Every `migrate_every` generations the best of each island is a parent in the next one of the ring too.
     """
-    weight = config.judge_weight * _earned_weight(contents, config, reference.id) if config.judge_weight else 0.0
-    fitness = published_fitness(contents, reference_id=reference.id, judge_weight=weight)
-    ranked = [one for one in contents.candidates if one.id in fitness and (one.id == reference.id or _is_ours(one))]
-    return sorted(ranked, key=lambda candidate: (-fitness[candidate.id].total, candidate.id))
+    config = pool.config
+    number = min(config.islands, slots)
+    migrates = pool.generation % config.migrate_every == 0
+    choices = []
+    for index in range(count):
+        island = index % slots % number
+        own = [one for one in pool.evolved if one.slot % number == island][: config.parents_from_top]
+        if migrates and number > 1:
+            own += [one for one in pool.evolved if one.slot % number == (island - 1) % number][:1]
+        among = own or [pool.reference]
+        choices.append(pool.choice(among[ranked_draw(len(among), rng)], rng, among=among))
+    return choices
 
 
-def _entitled(contents: ArchiveContents, config: Selection, ranked: Sequence[Candidate]) -> list[Candidate]:
-    """Those who may be parents now: where repeats are asked for, only the reference and who was repeated."""
-    if not config.repeat_seeds:
-        return list(ranked)
-    repeated = _repeated(contents)
-    return [one for one in ranked if one.id in repeated or not _is_ours(one)]
+def _map_elites(pool: Pool, rng: Generator, slots: int, count: int) -> Sequence[ParentChoice]:
+    """The best of each cell (changed components, cost per step) is a parent, all alike (Mouret and Clune 2015)."""
+    elites: dict[object, Candidate] = {}
+    for candidate in pool.ranked:  # best first
+        elites.setdefault(cell_of(candidate, pool), candidate)
+    among = list(elites.values())
+    return [pool.choice(among[int(rng.integers(len(among)))], rng, among=among) for _ in range(count)]
 
 
-def _repeated(contents: ArchiveContents) -> set[str]:
-    return {one.task.candidate_id for one in contents.evaluations if one.task.seed >= HIDDEN_SEEDS_FROM}
+def _bandit(pool: Pool, rng: Generator, slots: int, count: int) -> Sequence[ParentChoice]:
+    """The parent whose children have gained most often per cost of training, with a bonus for few children (UCB1).
+
+    A child gains where it is measured better than its parent. Choices of one call count as children that did not.
+    """
+    among = pool.ranked[: pool.config.parents_from_top]
+    children, gains = _children(pool)
+    cost = _relative_cost(pool)
+    choices = []
+    for _ in range(count):
+        total = 1 + sum(children.get(one.id, 0) for one in among)
+
+        def bound(one: Candidate, total: int = total) -> float:
+            tried = children.get(one.id, 0)
+            if not tried:
+                return math.inf
+            bonus = _EXPLORATION * math.sqrt(math.log(total) / tried)
+            return (gains.get(one.id, 0) / tried + bonus) / cost.get(one.id, 1.0)
+
+        best = max(among, key=bound)  # the first of equals: the best ranked
+        children[best.id] = children.get(best.id, 0) + 1
+        choices.append(pool.choice(best, rng))
+    return choices
 
 
-def _is_ours(candidate: Candidate) -> bool:
-    """Whether the search made it, to find something better: placebos and baselines are there to compare with."""
-    return candidate.arm not in ("baseline", "placebo")
+_POLICIES: Mapping[str, Callable[[Pool, Generator, int, int], Sequence[ParentChoice]]] = {
+    "paired": _paired,
+    "asi_arch": _asi_arch,
+    "islands": _islands,
+    "map_elites": _map_elites,
+    "bandit": _bandit,
+}
 
 
-def _reference(contents: ArchiveContents, reference_id: str) -> Candidate:
-    reference = contents.candidate(reference_id)
-    if reference is None:
-        raise CampaignError(f"the reference {reference_id} is not in the archive; run the baselines first")
-    return reference
+def _children(pool: Pool) -> tuple[dict[str, int], dict[str, int]]:
+    """Of every parent: measured children, and those of them that are better than it."""
+    children: dict[str, int] = {}
+    gains: dict[str, int] = {}
+    for one in pool.evolved:
+        for parent in one.parents:
+            before = 0.0 if parent == pool.reference.id else pool.improvement(parent)
+            children[parent] = children.get(parent, 0) + 1
+            gains[parent] = gains.get(parent, 0) + int(pool.improvement(one.id) > before)
+    return children, gains
 
 
-def _earned_weight(contents: ArchiveContents, config: Selection, reference_id: str) -> float:
-    judged = judge_scores(contents)
-    rows = standings(contents, reference_id=reference_id, metric=config.metric, confidence=config.confidence)
-    pairs = [(judged[row.candidate_id], row.improvement) for row in rows if row.candidate_id in judged]
-    return correlation_weight([score for score, _ in pairs], [result for _, result in pairs])
+def _relative_cost(pool: Pool) -> dict[str, float]:
+    """Mean processor time of each candidate's trainings, in those of the reference."""
+    spent: dict[str, list[float]] = {}
+    for one in pool.contents.evaluations:
+        if one.ending == "finished":
+            spent.setdefault(one.task.candidate_id, []).append(one.cpu_s)
+    mean = {key: math.fsum(values) / len(values) for key, values in spent.items()}
+    unit = mean.get(pool.reference.id, 0.0)
+    return {key: value / unit for key, value in mean.items()} if unit > 0 else {}
 
 
-def _ranked_draw(size: int, rng: Generator) -> int:
-    """An index below `size`; index i has a weight of 1 / (i + 1)."""
-    weights = [1.0 / (rank + 1) for rank in range(size)]
-    total = math.fsum(weights)
-    return int(rng.choice(size, p=[weight / total for weight in weights]))
-
-
-def _sample(candidates: Sequence[Candidate], size: int, rng: Generator) -> tuple[Candidate, ...]:
-    """Up to `size` different candidates, uniform."""
-    order = rng.permutation(len(candidates))[:size]
-    return tuple(candidates[int(index)] for index in order)
+def _stagnates(pool: Pool) -> bool:
+    """Whether the best one by now is as old as `stagnation` generations."""
+    if not pool.config.stagnation:
+        return False
+    return pool.generation - pool.evolved[0].generation > pool.config.stagnation

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import math
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from arch_search.analysis.arms import against_controls
 from arch_search.analysis.statistics import (
     compare,
     holm,
@@ -277,3 +279,58 @@ def test_repeats_take_the_luck_out_of_the_best_of_many_equal_programs(candidate_
     # the truth is 0; an improvement over two seeds has a standard deviation of 0.03, its mean over 60 one of 0.004
     assert np.mean(chosen) > 0.03
     assert abs(np.mean(repeated)) < 0.012
+
+
+def arms_of(candidate_of, run_of, gains):
+    """Standings of programs with these true gains by arm, over two seeds each."""
+    rng = np.random.default_rng(5)
+    names = {f"{arm}{index}": arm for arm, values in gains.items() for index in range(len(values))}
+    flat = [gain for values in gains.values() for gain in values]
+    values = {REFERENCE: {seed: 0.5 + 0.01 * rng.standard_normal() for seed in range(2)}}
+    for name, gain in zip(names, flat, strict=True):
+        values[name] = {seed: 0.5 + gain + 0.01 * rng.standard_normal() for seed in range(2)}
+    contents, reference_id = contents_of(candidate_of, run_of, values, arms=names)
+    return standings(contents, reference_id=reference_id, metric="recall_accuracy", confidence=0.95)
+
+
+def test_what_the_model_adds_is_its_mean_gain_over_each_control_with_welchs_interval(candidate_of, run_of):
+    gains = {"evolve": [0.2, 0.24, 0.22, 0.18], "best_of_n": [0.1, 0.14, 0.12], "mutate": [0.2, 0.1, 0.3]}
+    rows = arms_of(candidate_of, run_of, gains)
+    history, mutation = against_controls(rows, confidence=0.95)
+    measured = {arm: [row.improvement for row in rows if row.arm == arm] for arm in gains}
+    expected = stats.ttest_ind(measured["evolve"], measured["best_of_n"], equal_var=False)
+    assert (history.control, history.n, history.control_n) == ("best_of_n", 4, 3)
+    assert (history.low, history.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert history.low > 0
+    assert mutation.low < 0 < mutation.high
+
+
+@pytest.mark.parametrize("gains", [{"evolve": [0.1], "mutate": [0.1, 0.2]}, {"evolve": [0.1, 0.2], "best_of_n": [0.1]}])
+def test_one_program_is_too_few_to_compare_arms(candidate_of, run_of, gains):
+    assert against_controls(arms_of(candidate_of, run_of, gains), confidence=0.95) == ()
+
+
+def test_noise_is_what_remains_after_the_means_of_programs_and_seeds():
+    rng = np.random.default_rng(3)
+    values = {
+        f"c{i}": {int(seed): float(rng.standard_normal()) for seed in rng.choice(9, 1 + i % 4)} for i in range(40)
+    }
+    cells = [(key, seed, value) for key, seeds in values.items() for seed, value in seeds.items()]
+    columns = [*values, *range(9)]
+    design = np.array([[float(column in (key, seed)) for column in columns] for key, seed, _ in cells])
+    measured = np.array([value for _, _, value in cells])
+    fitted, _, rank, _ = np.linalg.lstsq(design, measured, rcond=None)
+    found = noise(values, same_program=())
+    assert found.df == len(cells) - rank
+    assert found.pooled_sd == pytest.approx(math.sqrt(np.sum((measured - design @ fitted) ** 2) / found.df))
+
+
+def test_the_noise_of_thousands_of_programs_needs_no_table_of_programs_by_programs():
+    rng = np.random.default_rng(4)
+    values = {f"c{i}": {0: float(rng.standard_normal()), 1: float(rng.standard_normal())} for i in range(20_000)}
+    tracemalloc.start()
+    found = noise(values, same_program=())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.pooled_sd == pytest.approx(1.0, rel=0.03)
+    assert peak < 100e6  # a design matrix of all programs would have 6 GB

@@ -36,6 +36,7 @@ def test_every_shipped_choice_composes(campaign: str, launcher: str) -> None:
         ("stage.d_model=63", "multiple"),
         ("campaign.reference_seeds=1", "seeds_per_candidate"),
         ("stage.steps=[1", "stage.steps"),
+        ("campaign.slots.best_of_ne=1", "campaign.slots.best_of_n"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_what_is_right(override: str, expected: str) -> None:
@@ -43,6 +44,13 @@ def test_a_wrong_setting_is_one_line_that_names_what_is_right(override: str, exp
         load_config([override])
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_control_without_what_it_controls_is_refused() -> None:
+    nothing = [f"campaign.slots.{rung}=0" for rung in ("grammar_edit", "grammar_program", "toolbox_program")]
+    assert load_config(["campaign.slots.best_of_n=2"]).campaign.slots.best_of_n == 2
+    with pytest.raises(ConfigError, match=r"best_of_n=2 is the control of .*grammar_edit"):
+        load_config([*nothing, "campaign.slots.best_of_n=2"])
 
 
 def test_a_config_survives_its_json_form() -> None:
@@ -73,6 +81,18 @@ def test_a_campaign_from_before_a_machine_setting_was_added_opens_with_its_defau
     reopened = config_of_older(older)
     assert reopened == config
     assert config_sha256(reopened) == config_sha256(config)
+
+
+def test_a_campaign_from_before_repeats_and_the_control_opens_without_them_and_with_the_same_hash() -> None:
+    config = load_config([])
+    older = config_to_json(config)
+    del older["selection"]["repeat_seeds"], older["campaign"]["slots"]["best_of_n"]
+    reopened = config_of_older(older)
+    assert (reopened.selection.repeat_seeds, reopened.campaign.slots.best_of_n) == (0, 0)
+    # the hash of this choice of settings as it was before there were repeats and the control
+    assert config_sha256(reopened) == config_sha256(config)
+    assert config_sha256(load_config(["selection.repeat_seeds=1"])) != config_sha256(config)
+    assert config_sha256(load_config(["campaign.slots.best_of_n=1"])) != config_sha256(config)
 
 
 def test_a_campaign_that_lacks_a_measuring_setting_is_refused_by_its_name() -> None:

@@ -27,7 +27,7 @@ from cognition_db.records import HIDDEN_SEEDS_FROM
 
 pytestmark = pytest.mark.slow
 KILLS = 50
-SMALL = (*SMOKE, "selection.repeat_seeds=1", "selection.parents_from_top=2")
+SMALL = (*SMOKE, "selection.repeat_seeds=1", "selection.parents_from_top=2", "campaign.slots.best_of_n=1")
 
 
 def same_questions(finished: Path) -> str:
@@ -48,7 +48,7 @@ def test_a_campaign_runs_to_its_end_and_says_where_the_report_is(finished: Path)
     contents = archive(finished)
     assert (finished / "campaigns" / "smoke-001" / "report.html").exists()
     assert all(one.ending == "finished" for one in contents.evaluations), [one.cause for one in contents.evaluations]
-    assert {one.proposal.arm for one in contents.tries} == {"baseline", "evolve", "mutate", "placebo"}
+    assert {one.proposal.arm for one in contents.tries} == {"baseline", "evolve", "mutate", "placebo", "best_of_n"}
     written = [one for one in contents.candidates if one.arm == "evolve"]
     assert len(written) >= 2
     first = {one.id for one in contents.candidates if one.generation == 1}
@@ -70,6 +70,16 @@ def test_only_the_reference_and_who_was_repeated_with_hidden_seeds_become_parent
     report = (finished / "campaigns" / "smoke-001" / "report.html").read_text()
     assert "trained again with hidden seeds before becoming parents" in report
     assert "on hidden seeds; " in report
+
+
+def test_the_control_always_starts_from_the_reference_and_nobody_builds_on_it(finished: Path) -> None:
+    contents = archive(finished)
+    reference = next(one for one in contents.candidates if one.slot == one.generation == 0)
+    controls = [one.proposal for one in contents.tries if one.proposal.arm == "best_of_n"]
+    assert {one.generation for one in controls} == {1, 2}
+    assert all(one.parents == (reference.id,) and one.rung == "grammar_edit" for one in controls)
+    mine = {one.id for one in contents.candidates if one.arm == "best_of_n"}
+    assert not any(set(one.parents) & mine for one in contents.candidates)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,10 @@ from cognition_db.records import (
 )
 
 
+def program_of(name: str) -> str:
+    return f"# invented for tests: {name}"
+
+
 def invented(
     name: str,
     *,
@@ -30,9 +34,13 @@ def invented(
     judge: float | None = None,
     ending: str = "finished",
     repeated: Sequence[float] = (),
+    slot: int = 0,
+    parents: Sequence[str] = (),
+    program: str = "",
+    cpu_s: float = 1.0,
 ) -> tuple[Candidate, list[Evaluation], Lesson]:
     """A candidate, one run per value of recall and one with a hidden seed per value of `repeated`, and a lesson."""
-    program = f"# invented for tests: {name}"
+    program = program or program_of(name)
     candidate = Candidate(
         id=candidate_id(program),
         program=program,
@@ -41,8 +49,8 @@ def invented(
         arm=arm,  # type: ignore[arg-type]
         rung="grammar_edit",
         generation=generation,
-        slot=0,
-        parents=(),
+        slot=slot,
+        parents=tuple(candidate_id(program_of(parent)) for parent in parents),
         motivation="",
         parameter_count=1,
     )
@@ -51,6 +59,7 @@ def invented(
     for seed, value in [*enumerate(recall), *hidden]:
         scores = (
             Score(name="recall_accuracy", value=value, count=512, unit="fraction"),
+            Score(name="step_s", value=cpu_s, count=1, unit="s"),
             Score(
                 name="heldout_loss",
                 value=loss[seed % HIDDEN_SEEDS_FROM] if loss else 3.0,
@@ -71,7 +80,7 @@ def invented(
                 tokens_seen=0,
                 parameter_count=1,
                 wall_s=1.0,
-                cpu_s=1.0,
+                cpu_s=cpu_s,
                 peak_memory_mb=1.0,
                 resumed_from_step=0,
                 started_unix=0.0,
@@ -121,6 +130,11 @@ def selection_of() -> Callable[..., Selection]:
             "parents_from_top": 10,
             "references": 4,
             "repeat_seeds": 0,
+            "cold_start": 0,
+            "stagnation": 0,
+            "pool_refresh": 1,
+            "islands": 3,
+            "migrate_every": 100,
             "judge_weight": 0.0,
         }
         return Selection(**(values | changes))  # type: ignore[arg-type]

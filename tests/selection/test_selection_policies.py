@@ -1,12 +1,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 
+from arch_search.config import Selection
+from arch_search.domains.linear_attention import SEED_PROGRAM
 from arch_search.errors import CampaignError
-from arch_search.selection.policies import choose_parents, next_parents
+from arch_search.proposals import splice
+from arch_search.selection.families import FREE, family_of
+from arch_search.selection.policies import choose_parents
+from arch_search.selection.pool import next_parents
+
+POLICIES = get_args(get_type_hints(Selection)["policy"])
 
 
 @pytest.fixture
@@ -20,7 +28,7 @@ def noisy_archive(archive_of):
     described = {"reference": {"recall": recall(0.8, 4)}}
     described |= {f"baseline{i}": {"recall": recall(0.99, 1), "arm": "baseline", "generation": 0} for i in range(2)}
     described |= {f"placebo{i}": {"recall": recall(0.98), "arm": "placebo"} for i in range(2)}
-    described |= {f"good{i}": {"recall": recall(0.83)} for i in range(3)}
+    described |= {f"good{i}": {"recall": recall(0.83), "cpu_s": 2.0**i} for i in range(3)}
     described |= {f"same{i}": {"recall": recall(0.79), "arm": "mutate" if i % 2 else "evolve"} for i in range(12)}
     described |= {
         "broken": {"recall": recall(0.1)},
@@ -32,18 +40,18 @@ def noisy_archive(archive_of):
 
 def chosen(archive, config, *, count, seed=0):
     return choose_parents(
-        archive, config, reference_id=archive.candidates[0].id, rng=np.random.default_rng(seed), count=count
+        archive, config, reference_id=archive.candidates[0].id, rng=np.random.default_rng(seed), slots=count
     )
 
 
-@pytest.mark.parametrize("policy", ["paired", "asi_arch"])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_the_same_seed_gives_the_same_parents_and_another_seed_others(noisy_archive, selection_of, policy):
     config = selection_of(policy)
     assert chosen(noisy_archive, config, count=8) == chosen(noisy_archive, config, count=8)
     assert chosen(noisy_archive, config, count=8) != chosen(noisy_archive, config, count=8, seed=1)
 
 
-@pytest.mark.parametrize("policy", ["paired", "asi_arch"])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_placebos_baselines_and_unfinished_programs_are_never_parents_or_references(
     noisy_archive, selection_of, policy
 ):
@@ -55,7 +63,7 @@ def test_placebos_baselines_and_unfinished_programs_are_never_parents_or_referen
             assert choice.parent not in choice.references
 
 
-@pytest.mark.parametrize("policy", ["paired", "asi_arch"])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_before_anything_evolved_the_reference_is_the_parent(archive_of, selection_of, policy):
     archive = archive_of({"reference": {"recall": (0.8, 0.81)}, "other": {"recall": (0.9,), "arm": "baseline"}})
     choices = chosen(archive, selection_of(policy), count=5)
@@ -63,7 +71,7 @@ def test_before_anything_evolved_the_reference_is_the_parent(archive_of, selecti
     assert all(choice.references == () for choice in choices)
 
 
-@pytest.mark.parametrize("policy", ["paired", "asi_arch"])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_a_reference_that_has_not_finished_is_still_a_parent(archive_of, selection_of, policy):
     choices = chosen(archive_of({"reference": {}}), selection_of(policy), count=2)
     assert [choice.parent.name for choice in choices] == ["reference"] * 2
@@ -150,20 +158,21 @@ def test_the_judge_moves_the_published_policy_only_when_its_scores_came_true(
 def test_an_archive_without_the_reference_is_one_clear_line(archive_of, selection_of):
     archive = archive_of({"reference": {}})
     with pytest.raises(CampaignError, match="the reference abc is not in the archive"):
-        choose_parents(archive, selection_of("paired"), reference_id="abc", rng=np.random.default_rng(0), count=1)
+        choose_parents(archive, selection_of("paired"), reference_id="abc", rng=np.random.default_rng(0), slots=1)
 
 
 LUCK = {
     "reference": {"recall": (0.80, 0.81, 0.79, 0.80), "repeated": (0.80, 0.81)},
     "lucky": {"recall": (0.99, 0.98), "repeated": (0.70, 0.71)},
-    "sound": {"recall": (0.90, 0.91), "repeated": (0.89, 0.90)},
+    "sound": {"recall": (0.90, 0.91), "repeated": (0.89, 0.90), "cpu_s": 2.0},
     "newcomer": {"recall": (0.97, 0.98), "generation": 2},
     "weak newcomer": {"recall": (0.60, 0.62), "generation": 2},
     "placebo": {"recall": (0.95, 0.96), "arm": "placebo", "generation": 2},
+    "control": {"recall": (0.98, 0.99), "arm": "best_of_n", "generation": 2},
 }
 
 
-@pytest.mark.parametrize("policy", ["paired", "asi_arch"])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_where_repeats_are_asked_for_nobody_else_is_a_parent(archive_of, selection_of, policy):
     archive = archive_of(LUCK)
     strict, free = selection_of(policy, repeat_seeds=2), selection_of(policy, repeat_seeds=0)
@@ -172,7 +181,9 @@ def test_where_repeats_are_asked_for_nobody_else_is_a_parent(archive_of, selecti
     shown = {row.name for choice in draws for row in choice.references}
     assert parents | shown <= {"reference", "lucky", "sound"}
     assert "sound" in parents
-    assert "newcomer" in {c.parent.name for seed in range(40) for c in chosen(archive, free, count=6, seed=seed)}
+    freely = {choice.parent.name for seed in range(40) for choice in chosen(archive, free, count=6, seed=seed)}
+    assert "newcomer" in freely
+    assert not freely & {"control", "placebo"}
 
 
 def test_what_was_lucky_when_it_was_chosen_ranks_where_its_repeats_put_it(archive_of, selection_of):
@@ -194,3 +205,109 @@ def test_those_are_repeated_that_would_become_parents(archive_of, selection_of, 
     found = next_parents(archive, config, reference_id=reference_id, generation=2)
     assert [one.name for one in found] == expected
     assert next_parents(archive, config, reference_id=reference_id, generation=3) == ()
+
+
+# ---- each policy for itself
+
+
+def names(choices):
+    return [choice.parent.name for choice in choices]
+
+
+def test_islands_have_parents_of_their_own_until_the_best_moves_on_along_the_ring(archive_of, selection_of):
+    described = {"reference": {"recall": (0.80, 0.81)}}
+    described |= {f"s{slot}": {"recall": (0.8 + slot / 100, 0.81 + slot / 100), "slot": slot} for slot in range(6)}
+    archive = archive_of(described)  # all of generation 1; with 3 islands slot 5 belongs to island 2
+    alone = selection_of("islands", islands=3, migrate_every=100)
+    for seed in range(20):
+        parents = names(chosen(archive, alone, count=6, seed=seed))
+        assert all(int(name[1]) % 3 == slot % 3 for slot, name in enumerate(parents))
+    migrating = selection_of("islands", islands=3, migrate_every=2)  # generation 2 is proposed now
+    moved = {name for seed in range(40) for name in names(chosen(archive, migrating, count=6, seed=seed))[0::3]}
+    assert moved == {"s0", "s3", "s5"}
+
+
+def test_an_island_without_anything_measured_starts_from_the_reference(archive_of, selection_of):
+    archive = archive_of({"reference": {"recall": (0.8, 0.81)}, "a": {"recall": (0.9, 0.91), "slot": 0}})
+    assert names(chosen(archive, selection_of("islands"), count=3)) == ["a", "reference", "reference"]
+
+
+def toolbox(**bodies: str) -> str:
+    """The reference with other bodies in the named hooks."""
+    text = SEED_PROGRAM
+    for name, body in bodies.items():
+        signature = splice.method_source(text, "DeltaNet", name).splitlines()[0]
+        text = splice.put_method(text, "DeltaNet", name, f"{signature}\n    return {body}\n")
+    return text
+
+
+def test_the_family_of_a_program_is_what_it_changes():
+    decay, both = toolbox(decay="-x.exp()"), toolbox(decay="-x.exp()", mix_paths="2.0 * o")
+    assert family_of(SEED_PROGRAM, SEED_PROGRAM) == ()
+    assert family_of(decay, SEED_PROGRAM) == ("decay",)
+    assert family_of(both, SEED_PROGRAM) == ("decay", "mix_paths")
+    assert family_of("class DeltaNet: ...", SEED_PROGRAM) == (FREE,)
+
+
+def test_the_elite_of_every_cell_is_a_parent_as_often_as_any_other(archive_of, selection_of):
+    described = {
+        "reference": {"recall": (0.80, 0.81), "program": SEED_PROGRAM},
+        "best": {"recall": (0.95, 0.96), "program": toolbox(decay="-x.exp()")},
+        "second of its cell": {"recall": (0.94, 0.95), "program": toolbox(decay="-x.abs()")},
+        "weak family": {"recall": (0.70, 0.71), "program": toolbox(mix_paths="2.0 * o")},
+        "dear": {"recall": (0.85, 0.86), "program": toolbox(decay="-x.sin()"), "cpu_s": 2.0},
+    }
+    drawn = Counter(names(chosen(archive_of(described), selection_of("map_elites"), count=400)))
+    assert set(drawn) == {"reference", "best", "weak family", "dear"}
+    assert min(drawn.values()) > 70
+
+
+def test_the_bandit_tries_every_parent_once_and_then_whose_children_gain(archive_of, selection_of):
+    described = {
+        "reference": {"recall": (0.80, 0.81)},
+        "fertile": {"recall": (0.84, 0.85), "parents": ("reference",)},
+        "barren": {"recall": (0.90, 0.91), "parents": ("reference",)},
+    }
+    described |= {f"up{i}": {"recall": (0.86, 0.87), "parents": ("fertile",), "generation": 2} for i in range(6)}
+    described |= {f"down{i}": {"recall": (0.82, 0.83), "parents": ("barren",), "generation": 2} for i in range(6)}
+    drawn = names(chosen(archive_of(described), selection_of("bandit", parents_from_top=40), count=32))
+    assert set(drawn[:12]) == {f"{kind}{i}" for kind in ("up", "down") for i in range(6)}
+    later = Counter(drawn[12:])
+    assert later["fertile"] > later["barren"]
+
+
+def test_a_parent_whose_trainings_cost_more_must_gain_more_often(archive_of, selection_of):
+    described = {"reference": {"recall": (0.80, 0.81)}}
+    for name, cpu_s in (("cheap", 1.0), ("dear", 8.0)):
+        described[name] = {"recall": (0.9, 0.91), "parents": ("reference",), "cpu_s": cpu_s}
+        child = {"recall": (0.95, 0.96), "parents": (name,), "generation": 2, "cpu_s": cpu_s}
+        described |= {f"{name}{i}": child for i in range(5)}
+    drawn = Counter(names(chosen(archive_of(described), selection_of("bandit", parents_from_top=40), count=40)))
+    assert drawn["cheap"] > drawn["dear"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_cold_start_takes_the_reference_until_enough_was_measured(noisy_archive, selection_of, policy):
+    for cold_start, is_cold in ((17, True), (16, False)):  # 16 programs of the search were measured
+        drawn = set(names(chosen(noisy_archive, selection_of(policy, cold_start=cold_start), count=30)))
+        assert (drawn == {"reference"}) is is_cold
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_where_nothing_gets_better_every_second_parent_is_the_reference(archive_of, selection_of, policy):
+    described = {"reference": {"recall": (0.80, 0.81, 0.8)}, "old": {"recall": (0.83, 0.84), "loss": (2.9, 2.9)}}
+    described |= {f"n{i}": {"recall": (0.80, 0.79), "generation": 2 + i} for i in range(4)}
+    archive = archive_of(described)
+    restarted = names(chosen(archive, selection_of(policy, stagnation=3), count=20))
+    assert restarted[1::2] == ["reference"] * 10
+    assert set(restarted[0::2]) != {"reference"}
+    patient = names(chosen(archive, selection_of(policy, stagnation=6), count=20))
+    assert patient == names(chosen(archive, selection_of(policy, stagnation=0), count=20))
+
+
+def test_the_published_pool_is_renewed_after_so_many_programs(archive_of, selection_of):
+    described = {"reference": {"recall": (0.5, 0.5), "loss": (4.0, 4.0)}}
+    described |= {f"c{i:02d}": {"recall": (0.5,), "loss": (3.99 - 0.002 * i,)} for i in range(25)}
+    config = selection_of("asi_arch", pool_refresh=10, parents_from_top=1)
+    # 26 programs were measured, the reference among them; the pool is that of the first 20
+    assert set(names(chosen(archive_of(described), config, count=20))) == {"c18"}
