@@ -55,7 +55,7 @@ faults: install-dev
 	@OMP_NUM_THREADS=1 PATH="$$PATH:/usr/sbin:/sbin" "$(BIN)/python" -m tests.slurm_cluster.faults $(ROW)
 
 bench: install-dev
-	@for file in tests/benchmarks/bench_*.py; do OMP_NUM_THREADS=1 "$(BIN)/python" "$$file" || exit 1; done
+	@for file in tests/benchmarks/bench_$(or $(NAME),*).py; do OMP_NUM_THREADS=1 "$(BIN)/python" "$$file" || exit 1; done
 
 clean:
 	rm -rf "$(VENV)" build dist *.egg-info

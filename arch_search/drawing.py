@@ -13,6 +13,7 @@ from arch_search.proposals import rungs
 from arch_search.proposals.assignment import Assignment, Draft
 from arch_search.protocols import ModelReply
 from arch_search.selection import policies
+from arch_search.selection.pool import ParentChoice
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.literature import load_insights, retrieve
 from cognition_db.records import Candidate, Insight, Verdict
@@ -47,6 +48,25 @@ def refusal(check: str, error: Exception) -> Verdict:
     return Verdict(check=check, outcome="failed", reason=str(error), refuses=True)
 
 
+def parent_choices(
+    number: int, *, config: Config, contents: ArchiveContents, reference: Candidate | None
+) -> tuple[ParentChoice, ...]:
+    """Parents for all tries of a generation, one for each slot in turn; none before anything was measured.
+
+    `contents` are the generations before it.
+    """
+    if reference is None or not contents.evaluations:
+        return ()
+    return policies.choose_parents(
+        contents,
+        config.selection,
+        reference_id=reference.id,
+        rng=np.random.default_rng(np.random.SeedSequence([config.campaign.seed, number])),
+        slots=len(plans_of(number, config)),
+        rounds=config.campaign.tries_per_slot,
+    )
+
+
 def draw(
     number: int,
     plan: SlotPlan,
@@ -54,51 +74,34 @@ def draw(
     *,
     config: Config,
     contents: ArchiveContents,
+    choices: Sequence[ParentChoice],
     reference: Candidate | None,
 ) -> Drawn:
-    """Draw try `attempt` at a slot of generation `number`; `contents` are the generations before it."""
+    """Draw try `attempt` at a slot of generation `number`; `choices` are those of `parent_choices`."""
     entropy = np.random.SeedSequence([config.campaign.seed, number, plan.slot, attempt])
     seed = int(entropy.generate_state(1)[0])
     if plan.arm in ("baseline", "placebo"):
         return Drawn(plan, attempt, seed, reference, None)
     assert reference is not None, "generation 0 is filled before any other"
-    parent, references = reference, tuple[Candidate, ...]()
+    first = attempt * len(plans_of(number, config)) + plan.slot
+    choice = ParentChoice(parent=reference, references=())
     if plan.arm != "best_of_n":
-        parent, references = _parent(number, plan, attempt, config, contents, reference)
+        # its own, or the next one that its rung can change
+        choice = next((one for one in (*choices[first:], *choices[:first]) if _fits(plan, one.parent)), choice)
     if plan.arm == "mutate":
-        return Drawn(plan, attempt, seed, parent, None)
+        return Drawn(plan, attempt, seed, choice.parent, None)
     rng = np.random.default_rng(seed)
     method = ""
     if plan.rung in ("grammar_edit", "method_splice"):
-        methods = rungs.methods_for(plan.rung, parent)
+        methods = rungs.methods_for(plan.rung, choice.parent)
         method = methods[int(rng.integers(len(methods)))]
     # the control knows nothing of what was measured
-    lesson = _lesson_of(parent, contents) if plan.arm == "evolve" else ""
+    lesson = _lesson_of(choice.parent, contents) if plan.arm == "evolve" else ""
     insight = _insight(load_insights(), rungs.insight_tags(plan.rung, method), lesson, rng)
-    assignment = Assignment(rung=plan.rung, parent=parent, method=method, insight=insight, references=references)
-    return Drawn(plan, attempt, seed, parent, assignment)
-
-
-def _parent(
-    number: int, plan: SlotPlan, attempt: int, config: Config, contents: ArchiveContents, reference: Candidate
-) -> tuple[Candidate, tuple[Candidate, ...]]:
-    """The try's own draw among the parents of this generation, or the next one that its rung can change."""
-    if not contents.evaluations:
-        return reference, ()
-    slots = len(plans_of(number, config))
-    choices = policies.choose_parents(
-        contents,
-        config.selection,
-        reference_id=reference.id,
-        rng=np.random.default_rng(np.random.SeedSequence([config.campaign.seed, number])),
-        slots=slots,
-        rounds=config.campaign.tries_per_slot,
+    assignment = Assignment(
+        rung=plan.rung, parent=choice.parent, method=method, insight=insight, references=choice.references
     )
-    first = attempt * slots + plan.slot
-    for choice in choices[first:] + choices[:first]:
-        if _fits(plan, choice.parent):
-            return choice.parent, choice.references
-    return reference, ()
+    return Drawn(plan, attempt, seed, choice.parent, assignment)
 
 
 def _fits(plan: SlotPlan, parent: Candidate) -> bool:

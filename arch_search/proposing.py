@@ -18,7 +18,7 @@ from arch_search.agents import researcher
 from arch_search.campaign import Campaign
 from arch_search.config import Config
 from arch_search.domains.linear_attention import SEED_PROGRAM
-from arch_search.drawing import Drawn, Written, draw, refusal
+from arch_search.drawing import Drawn, Written, draw, parent_choices, refusal
 from arch_search.errors import ConfigError, ProposalError, ReplyError
 from arch_search.generation import REFERENCE_NAME, SlotPlan, admitted, baseline_plans, open_slots, read_tries
 from arch_search.proposals import fingerprint, mutation, placebo, rungs
@@ -88,10 +88,19 @@ class Proposer:
     def fill(self, number: int, contents: ArchiveContents, reference: Candidate | None) -> None:
         """Fill every slot of generation `number`; returns when none wants another try."""
         paths = self._campaign.generation(number)
+        choices = parent_choices(number, config=self._config, contents=contents, reference=reference)
         with ThreadPoolExecutor(max_workers=self._config.llm.callers) as pool:
             while wanting := open_slots(number, read_tries(paths), self._config):
                 drawn = [
-                    draw(number, plan, attempt, config=self._config, contents=contents, reference=reference)
+                    draw(
+                        number,
+                        plan,
+                        attempt,
+                        config=self._config,
+                        contents=contents,
+                        choices=choices,
+                        reference=reference,
+                    )
                     for plan, attempt in wanting
                 ]
                 self._prepare_client(drawn)

@@ -71,6 +71,7 @@ class Insight:
     how: str
     cost: str
     tags: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()  # the trigger in other words: people describe one symptom in many ways
     uncertain: bool = False  # who wrote it down was not sure of the claim or of its place in the paper
 
 

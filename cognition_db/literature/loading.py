@@ -34,6 +34,7 @@ class _InsightText(BaseModel):
     how: Annotated[str, _line(260, 10)]
     cost: Annotated[str, _line(160)]
     tags: Annotated[list[Tag], Field(min_length=1, max_length=4)]
+    also: Annotated[list[Annotated[str, _line(200, 20)]], Field(max_length=3)] = []
     uncertain: bool = False
 
 
@@ -65,4 +66,6 @@ def parse_insights(name: str, text: str) -> tuple[Insight, ...]:
     for entry in entries:
         if entry.arxiv_id != name.removesuffix(".json") or not entry.id.startswith(f"{entry.arxiv_id}-"):
             raise InsightError(f"{name}: insight {entry.id!r} of {entry.arxiv_id!r} belongs to another paper's file")
-    return tuple(Insight(**{**entry.model_dump(), "tags": tuple(entry.tags)}) for entry in entries)
+    return tuple(
+        Insight(**{**entry.model_dump(), "tags": tuple(entry.tags), "also": tuple(entry.also)}) for entry in entries
+    )

@@ -1,4 +1,4 @@
-"""Retrieval of insights by BM25 over trigger, claim and tags: no network, no model, the same answer every time."""
+"""Retrieval of insights by BM25 over what they say: no network, no model, the same answer every time."""
 
 from __future__ import annotations
 
@@ -6,20 +6,38 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
+
+import snowballstemmer
 
 from cognition_db.records import Insight
 
 # Robertson and Zaragoza, The Probabilistic Relevance Framework (2009): usual values
 _K1 = 1.2
 _B = 0.75
+# words of a symptom count most: they are what a query is made of
+_WEIGHTS = {"trigger": 3, "also": 2, "claim": 2, "section": 1, "title": 1}
+_STEMMER = snowballstemmer.stemmer("english")
+_FUNCTION_WORDS = """
+a about after again against all also although am an and another any are around as at be because been before being
+below between both but by can cannot could did do does doing down during each either else enough even ever every few
+for from further get gets had has have having here how however i if in into is it its itself just least less let like
+many may me might more most much must my near nearly neither never no nor not nothing now of off often on once one
+only onto or other others our out over own per quite rather same seem seems several shall should since so some still
+such than that the their them then there these they thing this those though through thus to too toward two under
+unless until up upon us use used uses using very was we were what whatever when where whether which while who whom
+whose why will with within without would yet you your
+"""
+_STOP = frozenset(_FUNCTION_WORDS.split())
 
 
 def retrieve(query: str, insights: Sequence[Insight], k: int) -> tuple[Insight, ...]:
     """The `k` insights that answer `query` best, best first; equal scores stand in the order of their ids."""
-    counts = {insight.id: Counter(_words(_searched_text(insight))) for insight in insights}
+    counts = {insight.id: _counts(insight) for insight in insights}
     lengths = {insight_id: count.total() for insight_id, count in counts.items()}
     mean_length = sum(lengths.values()) / max(1, len(lengths))
-    frequency = Counter(word for count in counts.values() for word in count)
+    asked = sorted(set(_words(query)))
+    frequency = {word: sum(word in count for count in counts.values()) for word in asked}
 
     def score(insight: Insight) -> float:
         count, length = counts[insight.id], lengths[insight.id]
@@ -29,16 +47,29 @@ def retrieve(query: str, insights: Sequence[Insight], k: int) -> tuple[Insight, 
             * count[word]
             * (_K1 + 1)
             / (count[word] + damping)
-            for word in sorted(set(_words(query)))
+            for word in asked
         )
 
     return tuple(sorted(insights, key=lambda insight: (-score(insight), insight.id))[:k])
 
 
-def _searched_text(insight: Insight) -> str:
-    return " ".join((insight.trigger, insight.claim, *insight.tags))
+@lru_cache(maxsize=4096)
+def _counts(insight: Insight) -> Counter[str]:
+    """Words of the searched fields, by their weights."""
+    counts: Counter[str] = Counter()
+    for name, weight in _WEIGHTS.items():
+        value = getattr(insight, name)
+        for word in _words(" ".join(value) if isinstance(value, tuple) else value):
+            counts[word] += weight
+    return counts
 
 
 def _words(text: str) -> list[str]:
-    """Lower-case words, without the plural s, so that "gates" finds "gate" and "write_strength" finds "write"."""
-    return [word.removesuffix("s") if len(word) > 3 else word for word in re.findall(r"[a-z0-9]+", text.lower())]
+    """Stems (Porter 2) of the words that carry meaning."""
+    return [_stem(word) for word in re.findall(r"[a-z0-9]+", text.lower()) if word not in _STOP]
+
+
+@lru_cache(maxsize=16384)
+def _stem(word: str) -> str:
+    stem: str = _STEMMER.stemWord(word)
+    return stem

@@ -15,6 +15,7 @@ from cognition_db.literature import load_insights, retrieve
 from cognition_db.records import Arm, Candidate, Lesson, Rung, candidate_id
 
 LESSON = "Stale content stays in the memory after a change of topic; the delta rule alone does not clear it."
+CONFIG = load_config(["campaign=smoke"])
 REFERENCE = Candidate(
     id=candidate_id(SEED_PROGRAM), program=SEED_PROGRAM, class_name="DeltaNet", name="deltanet", arm="baseline",
     rung="copy", generation=0, slot=0, parents=(), motivation="", parameter_count=1,
@@ -24,8 +25,8 @@ REFERENCE = Candidate(
 def drawn(arm: Arm, *, lesson: str, attempt: int, rung: Rung = "whole_module") -> Drawn:
     told = Lesson(candidate_id=REFERENCE.id, generation=0, outcome="within_noise", difference=0.0, text=lesson)
     contents = ArchiveContents(candidates=(REFERENCE,), lessons=(told,))
-    config = load_config(["campaign=smoke"])
-    return draw(1, SlotPlan(0, arm, rung), attempt, config=config, contents=contents, reference=REFERENCE)
+    plan = SlotPlan(0, arm, rung)
+    return draw(1, plan, attempt, config=CONFIG, contents=contents, choices=(), reference=REFERENCE)
 
 
 def insights_drawn(arm: Arm, lesson: str) -> set[str]:
