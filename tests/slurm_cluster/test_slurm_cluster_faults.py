@@ -6,7 +6,10 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from tests.slurm_cluster.cluster import missing_programs
 from tests.slurm_cluster.faults.bench import Bench, Facts
 from tests.slurm_cluster.faults.processes import TrainingWatch, is_killed
 from tests.slurm_cluster.faults.rows import ROWS
-from tests.slurm_cluster.faults.table import Kept, Row, measure, run_table, try_row
+from tests.slurm_cluster.faults.table import Kept, Outcome, Row, measure, run_table, try_row
 
 _short = partial(try_row, is_short=True)
 # about six minutes in all on two cores
@@ -68,6 +71,30 @@ def test_outcomes_of_other_sources_are_not_taken_for_those_of_these(
         kept = Kept(tmp_path / "outcomes.json", state)
         run_table([_row("good", tried, holds=True)], kept=kept, again=False, attempt=_short, say=lambda line: None)
     assert tried == ["good", "good"]
+
+
+def test_rows_at_once_never_hold_two_model_servers_and_all_rows_are_tried(tmp_path: Path) -> None:
+    running: set[str] = set()
+    most: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def attempt(row: Row) -> Outcome:
+        with lock:
+            running.add(row.name)
+            heavy = sum(name.startswith("heavy") for name in running)
+            most.update({"all": max(0, len(running) - most["all"]), "heavy": max(0, heavy - most["heavy"])})
+        time.sleep(0.05)
+        with lock:
+            running.discard(row.name)
+        return Outcome(row=row.name, holds=True, seconds=0.0, detail="")
+
+    rows = [_row(f"light{index}", [], holds=True) for index in range(6)]
+    rows += [replace(_row(f"heavy{index}", [], holds=True), is_heavy=True) for index in range(3)]
+    kept = Kept(tmp_path / "outcomes.json", "these sources")
+    said: list[str] = []
+    assert run_table(rows, kept=kept, again=False, attempt=attempt, say=said.append, lanes=3)
+    assert said[-1] == "faults: 9 of 9 hold"
+    assert most == {"all": 3, "heavy": 1}
 
 
 @pytest.mark.parametrize("mask, killed", [("0000000000000100", True), ("0000000000004001", False), ("0", False)])

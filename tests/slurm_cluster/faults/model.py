@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from arch_search.paths import CampaignPaths
 from arch_search.serving import server
-from arch_search.serving.endpoint import read_record
+from arch_search.serving.endpoint import ServerRecord, read_record
 from tests.slurm_cluster.faults.bench import Bench, Facts, Trial
 from tests.slurm_cluster.faults.processes import descendants, kill
 from tests.slurm_cluster.model import ENVIRONMENT, MODEL, WEIGHTS, model_of
@@ -83,21 +83,25 @@ def _paths(trial: Trial) -> CampaignPaths:
 
 
 def _kill_server(trial: Trial) -> None:
-    kill(_leader(trial))
+    kill(_serving(trial).pid)
 
 
 def _hang_server(trial: Trial) -> None:
     """All processes of vLLM but the one that answers HTTP stand still."""
-    leader = _leader(trial)
-    for pid in descendants(leader):
+    record = _serving(trial)
+    for pid in descendants(record.pid):
         kill(pid, signal.SIGSTOP)
-    record = read_record(_paths(trial).server("r0-0001").process)
-    assert record is not None
     assert server.is_healthy(record.endpoint), "the hanging server does not answer /health"
 
 
-def _leader(trial: Trial) -> int:
-    """The process of vLLM that answers HTTP."""
-    record = read_record(_paths(trial).server("r0-0001").process)
-    assert record is not None, "the job has not recorded its server"
-    return record.pid
+def _serving(trial: Trial) -> ServerRecord:
+    """The server that answers now; its process is the one that answers HTTP.
+
+    On a busy machine the first server may have been too slow for the driver, so that another one answers by now.
+    """
+    paths = _paths(trial)
+    ready = sorted(file.parent.name for file in paths.servers.glob("*/endpoint.json"))
+    records = [read_record(paths.server(name).process) for name in reversed(ready)]
+    record = next((one for one in records if one is not None), None)
+    assert record is not None, f"none of the servers {', '.join(ready)} has recorded its process"
+    return record

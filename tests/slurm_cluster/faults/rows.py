@@ -146,15 +146,20 @@ _ALL = (
         must_hold="no mix-up",
         check=control.ids_again,
     ),
-    Row(name="model-killed", fault="model server killed", must_hold=_MODEL, check=model.model_killed),
+    Row(name="model-killed", fault="model server killed", must_hold=_MODEL, check=model.model_killed, is_heavy=True),
     Row(
         name="model-hung",
         fault="model server answers /health, not completions",
         must_hold=_MODEL,
         check=model.model_hung,
+        is_heavy=True,
     ),
     Row(
-        name="model-wall-time", fault="model server at its wall time", must_hold=_MODEL, check=model.model_at_its_limit
+        name="model-wall-time",
+        fault="model server at its wall time",
+        must_hold=_MODEL,
+        check=model.model_at_its_limit,
+        is_heavy=True,
     ),
     Row(name="full-disk", fault="full disk on the campaign folder", must_hold=_DISK, check=disk.full_disk),
     Row(name="read-only", fault="campaign folder read-only for a minute", must_hold=_DISK, check=disk.read_only),

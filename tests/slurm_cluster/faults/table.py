@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ class Row:
     fault: str
     must_hold: str
     check: Check
+    is_heavy: bool = False  # its model server wants the cores for itself: such rows are tried one after the other
     options: ClusterOptions = ClusterOptions()  # noqa: RUF009 (frozen)
 
 
@@ -102,8 +104,9 @@ def run_table(
     outcomes = [before[row.name] for row in wanted if row.name in before]
     for outcome in outcomes:
         say(outcome.line())
+    turns = _Turns([row for row in wanted if row.name not in before])
     with ThreadPoolExecutor(lanes) as pool:
-        tries = [pool.submit(attempt, row) for row in wanted if row.name not in before]
+        tries = [pool.submit(turns.next, attempt) for _ in range(turns.count)]
         try:
             for one in as_completed(tries):
                 outcomes.append(one.result())
@@ -115,6 +118,34 @@ def run_table(
     held = sum(outcome.holds for outcome in outcomes)
     say(f"faults: {held} of {len(wanted)} hold")
     return held == len(wanted)
+
+
+class _Turns:
+    """Whose turn it is: heavy rows first, and never two of them at once."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.count = len(rows)
+        self._waiting = sorted(rows, key=lambda row: not row.is_heavy)
+        self._changed = threading.Condition()
+        self._heavy_runs = False
+
+    def next(self, attempt: Callable[[Row], Outcome]) -> Outcome:
+        """Try the next row that may run; waits where only heavy ones are left and one of them runs."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._allowed() is not None)
+            row = self._allowed()
+            assert row is not None
+            self._waiting.remove(row)
+            self._heavy_runs |= row.is_heavy
+        try:
+            return attempt(row)
+        finally:
+            with self._changed:
+                self._heavy_runs &= not row.is_heavy
+                self._changed.notify_all()
+
+    def _allowed(self) -> Row | None:
+        return next((row for row in self._waiting if not (row.is_heavy and self._heavy_runs)), None)
 
 
 def _text(value: int | float | str) -> str:
