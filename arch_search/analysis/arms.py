@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from arch_search.analysis.statistics import Noise, Standing, t_interval, wilson
+from arch_search.analysis.noise import Noise, t_interval
+from arch_search.analysis.statistics import Standing, wilson
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import Arm, SlotTry
 

@@ -14,7 +14,8 @@ from markupsafe import Markup
 
 from arch_search.analysis import arms, failures, figures, text
 from arch_search.analysis.family_tree import family_tree
-from arch_search.analysis.statistics import Noise, Standing, judged_values, noise_of, standings, without_repeats
+from arch_search.analysis.noise import Noise
+from arch_search.analysis.statistics import Standing, judged_values, noise_of, standings, without_repeats
 from arch_search.analysis.summary import METRIC_WORDS, ReportFacts, comparisons, noise_bands, summary, typical_seeds
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic

@@ -9,7 +9,8 @@ from typing import Any
 
 from arch_search.analysis.arms import against_controls
 from arch_search.analysis.costs import Budget
-from arch_search.analysis.statistics import Noise, Standing, standings, without_repeats
+from arch_search.analysis.noise import Noise
+from arch_search.analysis.statistics import Standing, standings, without_repeats
 from arch_search.analysis.text import count, interval, number, one_line, percent, short, signed
 from cognition_db.experience.archive import ArchiveContents
 

@@ -9,10 +9,10 @@ import pytest
 from scipy import stats
 
 from arch_search.analysis.arms import against_controls
+from arch_search.analysis.noise import noise
 from arch_search.analysis.statistics import (
     compare,
     holm,
-    noise,
     noise_of,
     seed_values,
     standings,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from arch_search.analysis.statistics import t_interval
+from arch_search.analysis.noise import t_interval
 from arch_search.config import Selection
 from arch_search.settings import load_config
 from cognition_db.records import Arm

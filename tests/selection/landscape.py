@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -20,8 +19,6 @@ from numpy.random import Generator
 
 from arch_search.analysis.statistics import standings
 from arch_search.config import Selection
-from arch_search.domains.linear_attention import SEED_PROGRAM
-from arch_search.proposals import splice
 from arch_search.proposals.registry import HOOKS
 from arch_search.selection.policies import choose_parents
 from arch_search.selection.pool import next_parents
@@ -190,17 +187,7 @@ class _Campaign:
         )  # fmt: skip
 
 
-@cache
-def _template() -> str:
-    text = SEED_PROGRAM
-    for name in NAMES:
-        signature = splice.method_source(text, "DeltaNet", name).splitlines()[0]
-        text = splice.put_method(text, "DeltaNet", name, f"{signature}\n    return option_{name}\n")
-    return text
-
-
 def _program(genome: Genome) -> str:
-    text = _template()
-    for name, option in zip(NAMES, genome, strict=True):
-        text = text.replace(f"option_{name}", f"x * {option}")
-    return text
+    options = zip(NAMES, genome, strict=True)
+    hooks = [f"    def {name}(self, x):\n        return {option} * x\n" for name, option in options]
+    return "class DeltaNet:\n" + "".join(hooks)
