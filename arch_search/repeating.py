@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from arch_search.campaign import Campaign
 from arch_search.closing import contents_with
-from arch_search.selection.pool import next_parents
+from arch_search.generation import slot_plans
+from arch_search.selection.policies import next_parents
 from cognition_db.experience.files import write_atomic
 from cognition_db.experience.seal import seal
 from cognition_db.records import HIDDEN_SEEDS_FROM, Evaluation, Repeats, canonical_json, sha256_text, to_json
@@ -34,7 +35,8 @@ def name_repeats(campaign: Campaign, number: int, evaluations: Sequence[Evaluati
     if number:
         contents = contents_with(campaign, number, evaluations)
         selection = campaign.config.selection
-        entrants = next_parents(contents, selection, reference_id=reference_id, generation=number)
+        slots = len(slot_plans(campaign.config))
+        entrants = next_parents(contents, selection, reference_id=reference_id, generation=number, slots=slots)
         candidates = tuple(one.id for one in entrants)
     repeats = Repeats(candidates=candidates, seeds=hidden_seeds(campaign))
     text = canonical_json(to_json(repeats))

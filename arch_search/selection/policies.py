@@ -9,7 +9,7 @@ from numpy.random import Generator
 
 from arch_search.config import Selection
 from arch_search.selection.families import cell_of
-from arch_search.selection.pool import ParentChoice, Pool, pool_of, ranked_draw, sample
+from arch_search.selection.pool import ParentChoice, Pool, pool_of, ranked_draw, repeated, sample
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import Candidate
 
@@ -35,6 +35,25 @@ def choose_parents(
     if not _stagnates(pool):
         return tuple(choices)
     return tuple(pool.choice(pool.reference, rng) if index % 2 else choice for index, choice in enumerate(choices))
+
+
+def next_parents(
+    contents: ArchiveContents, config: Selection, *, reference_id: str, generation: int, slots: int
+) -> tuple[Candidate, ...]:
+    """Those of `generation` that the policy would take as parents if nobody needed to be repeated.
+
+    Raises CampaignError when the reference is not in the archive.
+    """
+    pool = pool_of(contents, config, reference_id=reference_id, newcomers=generation)
+    if config.policy == "islands":
+        number = min(config.islands, slots)
+        first = [one for island in range(number) for one in _of_island(pool, island, number)]
+    elif config.policy == "map_elites":
+        first = _elites(pool)
+    else:
+        first = list(pool.evolved[: config.parents_from_top])
+    before = repeated(contents) | {reference_id}
+    return tuple(one for one in first if one.id not in before)
 
 
 def _paired(pool: Pool, rng: Generator, slots: int, count: int) -> Sequence[ParentChoice]:
@@ -80,9 +99,9 @@ def _islands(pool: Pool, rng: Generator, slots: int, count: int) -> Sequence[Par
     choices = []
     for index in range(count):
         island = index % slots % number
-        own = [one for one in pool.evolved if one.slot % number == island][: config.parents_from_top]
+        own = _of_island(pool, island, number)
         if migrates and number > 1:
-            own += [one for one in pool.evolved if one.slot % number == (island - 1) % number][:1]
+            own += _of_island(pool, (island - 1) % number, number)[:1]
         among = own or [pool.reference]
         choices.append(pool.choice(among[ranked_draw(len(among), rng)], rng, among=among))
     return choices
@@ -90,10 +109,7 @@ def _islands(pool: Pool, rng: Generator, slots: int, count: int) -> Sequence[Par
 
 def _map_elites(pool: Pool, rng: Generator, slots: int, count: int) -> Sequence[ParentChoice]:
     """The best of each cell (changed components, cost per step) is a parent, all alike (Mouret and Clune 2015)."""
-    elites: dict[object, Candidate] = {}
-    for candidate in pool.ranked:  # best first
-        elites.setdefault(cell_of(candidate, pool), candidate)
-    among = list(elites.values())
+    among = _elites(pool)
     return [pool.choice(among[int(rng.integers(len(among)))], rng, among=among) for _ in range(count)]
 
 
@@ -129,6 +145,19 @@ _POLICIES: Mapping[str, Callable[[Pool, Generator, int, int], Sequence[ParentCho
     "map_elites": _map_elites,
     "bandit": _bandit,
 }
+
+
+def _of_island(pool: Pool, island: int, number: int) -> list[Candidate]:
+    """The best of one of `number` islands."""
+    return [one for one in pool.evolved if one.slot % number == island][: pool.config.parents_from_top]
+
+
+def _elites(pool: Pool) -> list[Candidate]:
+    """The best of each cell."""
+    elites: dict[object, Candidate] = {}
+    for candidate in pool.ranked:  # best first
+        elites.setdefault(cell_of(candidate, pool), candidate)
+    return list(elites.values())
 
 
 def _children(pool: Pool) -> tuple[dict[str, int], dict[str, int]]:

@@ -61,39 +61,30 @@ class Pool:
     def choice(self, parent: Candidate, rng: Generator, *, among: Sequence[Candidate] | None = None) -> ParentChoice:
         """This parent, with references from `among` (the first of the pool, where nothing is given) and the seed."""
         first = self.evolved[: self.config.parents_from_top] if among is None else among
-        others = [candidate for candidate in (self.reference, *first) if candidate.id != parent.id]
-        return ParentChoice(parent=parent, references=sample(others, self.config.references, rng))
+        others = {one.id: one for one in (self.reference, *first) if one.id != parent.id}
+        return ParentChoice(parent=parent, references=sample(list(others.values()), self.config.references, rng))
 
 
-def pool_of(contents: ArchiveContents, config: Selection, *, reference_id: str) -> Pool:
+def pool_of(contents: ArchiveContents, config: Selection, *, reference_id: str, newcomers: int | None = None) -> Pool:
     """The pool of a campaign.
 
     Parents are the reference or programs of the search, all of whose seeds finished; never placebos, other baselines
-    or the control best_of_n, and where selection.repeat_seeds asks for repeats, none that was not repeated.
+    or the control best_of_n, and where selection.repeat_seeds asks for repeats, none that was not repeated: but those
+    of the generation `newcomers`, as if they had been.
 
     Raises CampaignError when the reference is not in the archive.
     """
     pool = _everybody(contents, config, reference_id)
     if not config.repeat_seeds:
         return pool
-    repeated = _repeated(contents)
-    return replace(pool, ranked=tuple(one for one in pool.ranked if one.id in repeated or one.id == reference_id))
+    entitled = repeated(contents) | {reference_id}
+    kept = tuple(one for one in pool.ranked if one.id in entitled or one.generation == newcomers)
+    return replace(pool, ranked=kept)
 
 
-def next_parents(
-    contents: ArchiveContents, config: Selection, *, reference_id: str, generation: int
-) -> tuple[Candidate, ...]:
-    """Those of `generation` that would be among the first `parents_from_top` if nobody needed to be repeated.
-
-    Raises CampaignError when the reference is not in the archive.
-    """
-    repeated = _repeated(contents)
-    entrants = [
-        one
-        for one in _everybody(contents, config, reference_id).evolved
-        if one.id in repeated or one.generation == generation
-    ]
-    return tuple(one for one in entrants[: config.parents_from_top] if one.id not in repeated)
+def repeated(contents: ArchiveContents) -> set[str]:
+    """Ids of the candidates that were trained with hidden seeds."""
+    return {one.task.candidate_id for one in contents.evaluations if one.task.seed >= HIDDEN_SEEDS_FROM}
 
 
 def ranked_draw(size: int, rng: Generator) -> int:
@@ -144,7 +135,3 @@ def _by_published_fitness(pool: Pool) -> tuple[Candidate, ...]:
         if one.id in fitness and (one.arm in PARENT_ARMS or one.id == pool.reference.id)
     ]
     return tuple(sorted(kept, key=lambda candidate: (-fitness[candidate.id].total, candidate.id)))
-
-
-def _repeated(contents: ArchiveContents) -> set[str]:
-    return {one.task.candidate_id for one in contents.evaluations if one.task.seed >= HIDDEN_SEEDS_FROM}

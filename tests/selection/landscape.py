@@ -20,8 +20,7 @@ from numpy.random import Generator
 from arch_search.analysis.statistics import standings
 from arch_search.config import Selection
 from arch_search.proposals.registry import HOOKS
-from arch_search.selection.policies import choose_parents
-from arch_search.selection.pool import next_parents
+from arch_search.selection.policies import choose_parents, next_parents
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import HIDDEN_SEEDS_FROM, PARENT_ARMS, Arm, Candidate, Evaluation, Score, Task, candidate_id
 
@@ -138,7 +137,11 @@ class _Campaign:
         self._add(list(made.values()), range(searcher.seeds))
         if self._hidden:
             again = next_parents(
-                self.contents, searcher.selection, reference_id=self.reference.id, generation=self._number
+                self.contents,
+                searcher.selection,
+                reference_id=self.reference.id,
+                generation=self._number,
+                slots=searcher.slots,
             )
             self._train(again, self._hidden)
         self.trainings = max(self.trainings, self._number)  # ends where nothing new is found any more

@@ -11,8 +11,7 @@ from arch_search.domains.linear_attention import SEED_PROGRAM
 from arch_search.errors import CampaignError
 from arch_search.proposals import splice
 from arch_search.selection.families import FREE, family_of
-from arch_search.selection.policies import choose_parents
-from arch_search.selection.pool import next_parents
+from arch_search.selection.policies import choose_parents, next_parents
 
 POLICIES = get_args(get_type_hints(Selection)["policy"])
 
@@ -202,9 +201,9 @@ def test_those_are_repeated_that_would_become_parents(archive_of, selection_of, 
     archive = archive_of(LUCK)
     reference_id = next(one.id for one in archive.candidates if one.name == "reference")
     config = selection_of("paired", repeat_seeds=2, parents_from_top=top)
-    found = next_parents(archive, config, reference_id=reference_id, generation=2)
+    found = next_parents(archive, config, reference_id=reference_id, generation=2, slots=4)
     assert [one.name for one in found] == expected
-    assert next_parents(archive, config, reference_id=reference_id, generation=3) == ()
+    assert next_parents(archive, config, reference_id=reference_id, generation=3, slots=4) == ()
 
 
 # ---- each policy for itself
@@ -311,3 +310,32 @@ def test_the_published_pool_is_renewed_after_so_many_programs(archive_of, select
     config = selection_of("asi_arch", pool_refresh=10, parents_from_top=1)
     # 26 programs were measured, the reference among them; the pool is that of the first 20
     assert set(names(chosen(archive_of(described), config, count=20))) == {"c18"}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_whoever_a_policy_would_take_is_repeated_first_and_is_a_parent_then(archive_of, selection_of, policy):
+    """Also the best of a weak island, or of a weak family."""
+    described = {"reference": {"recall": (0.80, 0.81, 0.8), "repeated": (0.8, 0.81)}}
+    for slot in range(4):
+        level = 0.9 - 0.02 * slot
+        described[f"s{slot}"] = {"recall": (level, level + 0.01 + 0.002 * slot), "slot": slot, "cpu_s": 2.0**slot}
+    config = selection_of(policy, repeat_seeds=2, parents_from_top=1, islands=4)
+    archive = archive_of(described)
+    reference_id = archive.candidates[0].id
+    named = [one.name for one in next_parents(archive, config, reference_id=reference_id, generation=1, slots=4)]
+    assert named == (["s0", "s1", "s2", "s3"] if policy in ("islands", "map_elites") else ["s0"])
+    assert set(names(chosen(archive, config, count=4))) == {"reference"}
+    again = archive_of(
+        {name: facts | ({"repeated": facts["recall"]} if name in named else {}) for name, facts in described.items()}
+    )
+    free = selection_of(policy, repeat_seeds=0, parents_from_top=1, islands=4)
+    parents = [{*names(chosen(again, one, count=4, seed=seed))} for one in (config, free) for seed in range(20)]
+    assert set().union(*parents[:20]) == set().union(*parents[20:]) >= set(named)
+    assert next_parents(again, config, reference_id=reference_id, generation=1, slots=4) == ()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_program_is_shown_twice(noisy_archive, selection_of, policy):
+    for choice in chosen(noisy_archive, selection_of(policy, references=10), count=20):
+        shown = [row.id for row in choice.references]
+        assert len(set(shown)) == len(shown)
