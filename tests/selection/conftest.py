@@ -15,6 +15,7 @@ from cognition_db.records import (
     Lesson,
     Score,
     Task,
+    Verdict,
     candidate_id,
     sha256_text,
 )
