@@ -18,6 +18,7 @@ from typing import IO, Any, Literal
 from arch_search.errors import JailError
 from arch_search.jail import guard
 from arch_search.jail.files import free_name
+from arch_search.jail.leftovers import kill_leftovers
 from arch_search.jail.rungs import accelerators, best_rung, bwrap_failure, bwrap_order, landlock_order, open_order
 from arch_search.jail.watch import TreeUse, folder_use, tree_use, user_tasks
 
@@ -268,6 +269,8 @@ class _Tree:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
+        if process.returncode < 0:  # it was killed, and could not see to the end of its tree
+            gone &= kill_leftovers(self._folder)
         while piece := os.read(self._status_read, _READ_BYTES):
             self._status += piece
         for index, stream in enumerate(self._streams()):

@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,16 +114,58 @@ def test_the_watcher_of_the_caller_can_stop_the_program(tmp_path: Path, rung: st
     assert (result.ended, result.reason, result.exit_code) == ("stopped", "far too slow", None)
 
 
-@pytest.mark.parametrize("rung", EVERY)
-def test_a_killed_guard_is_a_kill_from_outside(tmp_path: Path, rung: str) -> None:
-    def kill() -> None:
-        for pid in alive("guard.py"):
+def _kill_guards() -> None:
+    """SIGKILL to every guard that this process has started."""
+    for pid in alive("guard.py"):
+        with suppress(OSError):
             if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1] == str(os.getpid()):
                 os.kill(pid, signal.SIGKILL)
 
-    result = jailed(tmp_path, "import time; time.sleep(30)", rung, on_tick=kill)
+
+def _kill_guard_soon(marker: str, after_s: float) -> None:
+    """So long after something with this marker was started."""
+    until = time.monotonic() + 20
+    while not alive(marker) and time.monotonic() < until:
+        time.sleep(0.0005)
+    time.sleep(after_s)
+    _kill_guards()
+
+
+@pytest.mark.parametrize("rung", EVERY)
+def test_a_killed_guard_is_a_kill_from_outside(tmp_path: Path, rung: str) -> None:
+    result = jailed(tmp_path, "import time; time.sleep(30)", rung, on_tick=_kill_guards)
 
     assert result.is_killed_from_outside, result
+
+
+@pytest.mark.parametrize("rung", EVERY)
+def test_nothing_of_the_program_outlives_a_killed_guard(tmp_path: Path, rung: str) -> None:
+    marker = uuid.uuid4().hex
+
+    def kill() -> None:
+        if (tmp_path / "up").exists():
+            _kill_guards()
+
+    code = f"'{marker}'\nimport os, time\nif not os.fork(): open('up', 'w').close()\ntime.sleep(60)"
+    result = jailed(tmp_path, code, rung, on_tick=kill)
+
+    assert result.is_killed_from_outside, result
+    assert alive(marker) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rung", EVERY)
+def test_nothing_of_the_program_outlives_a_guard_that_is_killed_while_the_jail_is_built(
+    tmp_path: Path, rung: str
+) -> None:
+    """bubblewrap dies with its parent only once the jail is built."""
+    marker = uuid.uuid4().hex
+    for attempt in range(24):
+        killer = threading.Thread(target=_kill_guard_soon, args=(marker, 0.002 * attempt))
+        killer.start()
+        jailed(tmp_path, f"'{marker}'\nimport time\ntime.sleep(20)", rung)
+        killer.join()
+        assert alive(marker) == [], f"killed {2 * attempt} ms after its start"
 
 
 @pytest.mark.parametrize("rung", EVERY)
@@ -147,6 +191,7 @@ def test_the_program_dies_with_a_killed_supervisor(tmp_path: Path, rung: str) ->
     code = f"'{marker}'\nimport os, time\nopen('up', 'w').close()\nos.fork()\ntime.sleep(60)"
     script = f"""
 import sys
+import threading
 from pathlib import Path
 from arch_search.jail import Limits, run_jailed, jailed_python
 work = Path({str(tmp_path)!r})
