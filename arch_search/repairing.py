@@ -93,4 +93,4 @@ def _is_refused(tried: SlotTry) -> bool:
 
 
 def _lacks_proof(tried: SlotTry) -> bool:
-    return any(verdict.check == "certificate" and verdict.outcome == "unknown" for verdict in tried.verdicts)
+    return bool(engineer.lost_proofs(tried.verdicts))

@@ -59,10 +59,14 @@ def _refusing(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(f"- {verdict.check}: {verdict.reason[:_MAX_REASON_CHARACTERS]}" for verdict in refusing)
 
 
+def lost_proofs(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Where the proof of causality was lost; nothing where there is one."""
+    return [verdict for verdict in verdicts if verdict.check == "certificate" and verdict.outcome == "unknown"]
+
+
 def _unproved(verdicts: Sequence[Verdict]) -> str:
-    """Where the proof of causality was lost; empty where there is one."""
-    lost = [verdict for verdict in verdicts if verdict.check == "certificate" and verdict.outcome == "unknown"]
-    return "\n".join(f"- {verdict.reason[:_MAX_REASON_CHARACTERS]}" for verdict in lost)
+    """The same as text, one per line, each bounded."""
+    return "\n".join(f"- {verdict.reason[:_MAX_REASON_CHARACTERS]}" for verdict in lost_proofs(verdicts))
 
 
 def repair_pays(tries: int, successes: int, *, min_tries: int, stop_share: float) -> bool:

@@ -75,6 +75,9 @@ def render(contents: ArchiveContents, *, facts: ReportFacts) -> str:
     """The report as HTML text. Every string of the archive is escaped and stripped of control characters."""
     rows = standings(contents, reference_id=facts.reference_id, metric=facts.metric, confidence=facts.confidence)
     noise = noise_of(contents, reference_id=facts.reference_id, metric=facts.metric)
+    # arms are compared as they stood before repeats: only chosen programs have those
+    before = without_repeats(contents)
+    first = standings(before, reference_id=facts.reference_id, metric=facts.metric, confidence=facts.confidence)
     half_width = noise.half_width(max(1, typical_seeds(rows)), facts.confidence)
     names = {candidate.id: candidate.name for candidate in contents.candidates}
     return (
@@ -83,7 +86,7 @@ def render(contents: ArchiveContents, *, facts: ReportFacts) -> str:
         .render(
             facts=facts,
             metric_words=METRIC_WORDS[facts.metric],
-            sentences=summary(contents, rows, noise, facts),
+            sentences=summary(contents, rows, noise, facts, first=first),
             reference_name=names.get(facts.reference_id, ""),
             noise=noise,
             half_width=half_width,
@@ -97,7 +100,7 @@ def render(contents: ArchiveContents, *, facts: ReportFacts) -> str:
                 figures.mean_curves(contents.evaluations), rows, reference_id=facts.reference_id
             ),
             tree=family_tree(contents.candidates, rows, reference_id=facts.reference_id, noise_half_width=half_width),
-            groups=_groups(without_repeats(contents), facts),
+            groups=_groups(before, first, facts),
             refusals=failures.refusals(contents.tries),
             endings=failures.endings(contents.evaluations),
             costs=generation_costs(contents),
@@ -220,12 +223,10 @@ def _forest(rows: Sequence[Standing], facts: ReportFacts, noise: Noise) -> Marku
     )
 
 
-def _groups(contents: ArchiveContents, facts: ReportFacts) -> tuple[tuple[str, tuple[arms.Group, ...], Markup], ...]:
-    """Title, groups and interval figure of the arms and of the rungs.
-
-    `contents` is without repeats: only chosen programs have those, so that a group with many of them would lose.
-    """
-    rows = standings(contents, reference_id=facts.reference_id, metric=facts.metric, confidence=facts.confidence)
+def _groups(
+    contents: ArchiveContents, rows: Sequence[Standing], facts: ReportFacts
+) -> tuple[tuple[str, tuple[arms.Group, ...], Markup], ...]:
+    """Title, groups and interval figure of the arms and of the rungs, from what there was before repeats."""
     noise = noise_of(contents, reference_id=facts.reference_id, metric=facts.metric)
     tables = (
         ("Arms", arms.by_arm(contents, rows, noise=noise, confidence=facts.confidence)),

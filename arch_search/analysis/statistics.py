@@ -104,6 +104,11 @@ def without_repeats(contents: ArchiveContents) -> ArchiveContents:
     return replace(contents, evaluations=kept)
 
 
+def repeated(contents: ArchiveContents) -> set[str]:
+    """Ids of the candidates that were trained with hidden seeds."""
+    return {one.task.candidate_id for one in contents.evaluations if one.task.seed >= HIDDEN_SEEDS_FROM}
+
+
 def judged_values(evaluations: Iterable[Evaluation], metric: str, *, reference_id: str) -> dict[str, dict[int, float]]:
     """As `seed_values`, but of a repeated program the hidden seeds alone; the reference keeps all of its seeds."""
     judged = {}
@@ -262,11 +267,11 @@ def _first_improvements(
     contents: ArchiveContents, *, reference_id: str, metric: str, confidence: float
 ) -> dict[str, float]:
     """Of every program that was repeated, the improvement on the seeds before that."""
-    repeated = {one.task.candidate_id for one in contents.evaluations if one.task.seed >= HIDDEN_SEEDS_FROM}
-    if not repeated - {reference_id}:
+    again = repeated(contents) - {reference_id}
+    if not again:
         return {}
     rows = standings(without_repeats(contents), reference_id=reference_id, metric=metric, confidence=confidence)
-    return {row.candidate_id: row.improvement for row in rows if row.candidate_id in repeated - {reference_id}}
+    return {row.candidate_id: row.improvement for row in rows if row.candidate_id in again}
 
 
 def _verdict(comparison: Comparison | None, p_adjusted: float, level: float) -> Verdict:

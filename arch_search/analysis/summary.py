@@ -10,7 +10,7 @@ from typing import Any
 from arch_search.analysis.arms import against_controls
 from arch_search.analysis.costs import Budget
 from arch_search.analysis.noise import Noise
-from arch_search.analysis.statistics import Standing, standings, without_repeats
+from arch_search.analysis.statistics import Standing
 from arch_search.analysis.text import count, interval, number, one_line, percent, short, signed
 from cognition_db.experience.archive import ArchiveContents
 
@@ -53,8 +53,10 @@ class ReportFacts:
     finished: bool
 
 
-def summary(contents: ArchiveContents, rows: Sequence[Standing], noise: Noise, facts: ReportFacts) -> tuple[str, ...]:
-    """Sentences for the top of the report; an empty campaign gets one that says so."""
+def summary(
+    contents: ArchiveContents, rows: Sequence[Standing], noise: Noise, facts: ReportFacts, *, first: Sequence[Standing]
+) -> tuple[str, ...]:
+    """Sentences for the top of the report; an empty campaign gets one that says so. `first`: rows before repeats."""
     if not contents.candidates and not contents.tries:
         return ("Nothing has been recorded yet.",)
     sentences = [
@@ -64,7 +66,7 @@ def summary(contents: ArchiveContents, rows: Sequence[Standing], noise: Noise, f
         _best(rows, facts),
         _repeated(rows, facts),
         _noise(rows, noise, facts),
-        _controls(contents, facts),
+        _controls(first, facts),
         _placebos(rows, facts),
         _loss(facts),
     ]
@@ -169,11 +171,8 @@ def _noise(rows: Sequence[Standing], noise: Noise, facts: ReportFacts) -> str:
     )
 
 
-def _controls(contents: ArchiveContents, facts: ReportFacts) -> str:
+def _controls(rows: Sequence[Standing], facts: ReportFacts) -> str:
     """What the model's programs that build on earlier ones gain over those of each control."""
-    rows = standings(
-        without_repeats(contents), reference_id=facts.reference_id, metric=facts.metric, confidence=facts.confidence
-    )
     contrasts = against_controls(rows, confidence=facts.confidence)
     if not contrasts:
         return ""

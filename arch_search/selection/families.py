@@ -5,21 +5,30 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+from arch_search.analysis.statistics import seed_values
 from arch_search.errors import ProposalError
 from arch_search.proposals import splice
 from arch_search.proposals.registry import BY_HOOK
 from arch_search.proposals.rendering import MIXER
 from arch_search.selection.pool import Pool
-from cognition_db.records import Candidate
 
 FREE = "free code"
+Cell = tuple[tuple[str, ...], int]
 
 
-def cell_of(candidate: Candidate, pool: Pool) -> tuple[tuple[str, ...], int]:
-    """Changed components, and the cost of a step in half octaves of the reference's."""
-    cost, unit = _step_s(candidate.id, pool), _step_s(pool.reference.id, pool)
-    octaves = round(2.0 * math.log2(cost / unit)) if cost > 0 and unit > 0 else 0
-    return family_of(candidate.program, pool.reference.program), octaves
+def cells_of(pool: Pool) -> dict[str, Cell]:
+    """Cell of every program of the pool: changed components, cost of a step in half octaves of the reference's."""
+    step_s = {
+        key: math.fsum(seeds.values()) / len(seeds)
+        for key, seeds in seed_values(pool.contents.evaluations, "step_s").items()
+    }
+    unit = step_s.get(pool.reference.id, 0.0)
+    cells = {}
+    for candidate in pool.ranked:
+        cost = step_s.get(candidate.id, 0.0)
+        octaves = round(2.0 * math.log2(cost / unit)) if cost > 0 and unit > 0 else 0
+        cells[candidate.id] = family_of(candidate.program, pool.reference.program), octaves
+    return cells
 
 
 def family_of(program: str, reference: str) -> tuple[str, ...]:
@@ -38,10 +47,3 @@ def _hooks(program: str) -> dict[str, str] | None:
     except (ProposalError, SyntaxError):
         return None
     return {name: splice.source_of(program, node) for name, node in methods.items() if name in BY_HOOK} or None
-
-
-def _step_s(candidate_id: str, pool: Pool) -> float:
-    """Mean CPU-seconds per step of the finished trainings; 0 where none is."""
-    measured = [one.score("step_s") for one in pool.contents.evaluations if one.task.candidate_id == candidate_id]
-    known = [value for value in measured if value is not None]
-    return math.fsum(known) / len(known) if known else 0.0

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from numpy.random import Generator
 
+from arch_search.analysis.statistics import repeated
 from arch_search.config import Selection
-from arch_search.selection.families import cell_of
-from arch_search.selection.pool import ParentChoice, Pool, pool_of, ranked_draw, repeated, sample
+from arch_search.selection.families import Cell, cells_of
+from arch_search.selection.pool import ParentChoice, Pool, pool_of, ranked_draw, sample
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import Candidate
 
@@ -154,9 +155,10 @@ def _of_island(pool: Pool, island: int, number: int) -> list[Candidate]:
 
 def _elites(pool: Pool) -> list[Candidate]:
     """The best of each cell."""
-    elites: dict[object, Candidate] = {}
+    cells = cells_of(pool)
+    elites: dict[Cell, Candidate] = {}
     for candidate in pool.ranked:  # best first
-        elites.setdefault(cell_of(candidate, pool), candidate)
+        elites.setdefault(cells[candidate.id], candidate)
     return list(elites.values())
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 from numpy.random import Generator
 
-from arch_search.analysis.statistics import Standing, standings
+from arch_search.analysis.statistics import Standing, repeated, standings
 from arch_search.config import Selection
 from arch_search.errors import CampaignError
 from arch_search.selection.fitness import correlation_weight, judge_scores, published_fitness
 from cognition_db.experience.archive import ArchiveContents
-from cognition_db.records import HIDDEN_SEEDS_FROM, PARENT_ARMS, Candidate
+from cognition_db.records import PARENT_ARMS, Candidate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +80,6 @@ def pool_of(contents: ArchiveContents, config: Selection, *, reference_id: str, 
     entitled = repeated(contents) | {reference_id}
     kept = tuple(one for one in pool.ranked if one.id in entitled or one.generation == newcomers)
     return replace(pool, ranked=kept)
-
-
-def repeated(contents: ArchiveContents) -> set[str]:
-    """Ids of the candidates that were trained with hidden seeds."""
-    return {one.task.candidate_id for one in contents.evaluations if one.task.seed >= HIDDEN_SEEDS_FROM}
 
 
 def ranked_draw(size: int, rng: Generator) -> int:
