@@ -12,19 +12,28 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
-SCHEMA_VERSION = 2  # 2: jail and certificate of an evaluation
+SCHEMA_VERSION = 3  # 2: jail and certificate of an evaluation; 3: how a proposal was written, what a lesson blames
 # Seeds from here on are hidden: they follow from the secret of the campaign, so that no program was made to suit them.
 HIDDEN_SEEDS_FROM = 1 << 31
 
 Outcome = Literal["passed", "failed", "unknown"]
-Arm = Literal["evolve", "best_of_n", "mutate", "placebo", "baseline"]
+Arm = Literal["evolve", "best_of_n", "mutate", "hand", "placebo", "baseline"]
 Rung = Literal[
-    "grammar_edit", "grammar_program", "toolbox_program", "method_splice", "whole_module", "mutation", "copy"
+    "grammar_edit",
+    "grammar_program",
+    "toolbox_program",
+    "method_splice",
+    "whole_module",
+    "crossover",
+    "simplify",
+    "mutation",
+    "hand",
+    "copy",
 ]
 # Programs of a language model: `evolve` builds on earlier ones, `best_of_n` is its control and always starts anew.
 WRITTEN_ARMS: tuple[Arm, ...] = ("evolve", "best_of_n")
 # Arms whose programs may become parents: the others are there to compare with.
-PARENT_ARMS: tuple[Arm, ...] = ("evolve", "mutate")
+PARENT_ARMS: tuple[Arm, ...] = ("evolve", "mutate", "hand")
 # How one task came to its end. Only "finished" carries scores that may rank a candidate.
 # "poison": started several times without getting any further. "tampered": it changed what training and measurement
 # stand on, or its own weights while it was measured.
@@ -76,6 +85,21 @@ class Insight:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Writing:
+    """How a proposal came to be written: the idea, where it comes from, and what the calls of the model cost."""
+
+    idea: str = ""  # the one idea that the writer was asked to follow
+    origin: Literal["", "literature", "analysis", "original", "hand"] = ""  # as the Planner or the researcher says
+    sources: tuple[str, ...] = ()  # ids of the insights and candidates that the idea names
+    unfounded: tuple[str, ...] = ()  # those of them that were not in the prompt
+    steering: tuple[str, ...] = ()  # what a researcher had asked for when it was drawn: bans, pins, prompts
+    calls: tuple[str, ...] = ()  # keys in the call log, in the order of the calls
+    prompt_tokens: int = 0
+    reply_tokens: int = 0
+    model_s: float = 0.0  # seconds of the model for these calls
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
     """What one try at one slot of a generation returned, unchecked."""
 
@@ -95,6 +119,7 @@ class Proposal:
     prompt_sha256: str = ""
     reply_sha256: str = ""
     repairs: int = 0
+    writing: Writing | None = None  # None where no model was asked, and in records older than schema 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +240,18 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Analysis:
+    """What the Analyst and the Judge said of a candidate; opinions, which no number depends on."""
+
+    component: str = ""  # the part of the program that is held responsible
+    confidence: float = 0.0  # from 0 to 1, as the Analyst says
+    trigger: str = ""  # what was observed, as a query for the literature
+    effectiveness: int = 0  # marks of the Judge from 1 to 10; 0: none
+    novelty: int = 0
+    complexity: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
     """What the analysis of one candidate said: computed verdict first, the model's words beside it."""
 
@@ -225,6 +262,7 @@ class Lesson:
     text: str  # words of the Analyst; empty when no model was asked or its reply was dropped
     judge_score: float | None = None  # recorded opinion 1-10; weight 0 unless its measured correlation earns more
     reply_sha256: str = ""
+    analysis: Analysis | None = None  # None where no model was asked, and in records older than schema 3
 
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}

@@ -57,6 +57,11 @@ def _float(name: str, description: str, unit: str) -> Column:
     return Column(name=name, kind="float", unit=unit, description=description)
 
 
+def _json(name: str, description: str) -> Column:
+    """A record within the record; schema 3 brought these."""
+    return Column(name=name, kind="text", unit="JSON", description=description, since=3)
+
+
 _ORIGIN = (
     _int("generation", "round of the search, from 0"),
     _int("slot", "place in the generation"),
@@ -95,6 +100,7 @@ TRIES = Table(
         _text("verdicts", "list of checks with outcome, reason and evidence", "JSON"),
         _int("admitted", "1 if it became a candidate, else 0"),
         _text("candidate_id", "the candidate it became; empty when refused", "hex"),
+        _json("writing", "the idea, its origin and what the calls cost; empty where no model was asked"),
     ),
 )
 LESSONS = Table(
@@ -109,10 +115,12 @@ LESSONS = Table(
         _int("is_judged", "1 if judge_score is an opinion, 0 if there is none"),
         _float("judge_score", "recorded opinion; NaN if there is none", "1 to 10"),
         _text("reply_sha256", "sha256 of the reply", "hex"),
+        _json("analysis", "component, confidence, trigger and marks; empty where no model was asked"),
     ),
 )
 _TABLES = (CANDIDATES, TRIES, EVALUATIONS, LESSONS)
 _JSON_FIELDS = ("parents", "insights", "verdicts")
+_JSON_RECORDS = ("writing", "analysis")
 _TRY_ONLY = ("verdicts", "admitted", "candidate_id")
 
 
@@ -233,6 +241,7 @@ def _try_row(slot_try: SlotTry) -> Row:
     row |= {"admitted": int(candidate is not None), "candidate_id": candidate.id if candidate else ""}
     row |= {"parents": canonical_json(row["parents"]), "insights": canonical_json(row["insights"])}
     row["verdicts"] = _verdicts_text(slot_try.verdicts)
+    row["writing"] = _json_text(slot_try.proposal.writing)
     return row
 
 
@@ -251,6 +260,7 @@ def _lesson_row(lesson: Lesson) -> Row:
     row: Row = {column.name: getattr(lesson, column.name) for column in LESSONS.columns if column.name != "is_judged"}
     row["is_judged"] = int(lesson.judge_score is not None)
     row["judge_score"] = float("nan") if lesson.judge_score is None else lesson.judge_score
+    row["analysis"] = _json_text(lesson.analysis)
     return row
 
 
@@ -268,9 +278,14 @@ def _verdicts_text(verdicts: Iterable[Verdict]) -> str:
         raise StoreError(f"a verdict holds evidence that is not JSON ({error})") from error
 
 
+def _json_text(record: object | None) -> str:
+    return "" if record is None else canonical_json(to_json(record))
+
+
 def _record(kind: type[Record], row: Row) -> Record:
     try:
         fields = {name: json.loads(value) if name in _JSON_FIELDS else value for name, value in row.items()}
+        fields |= {name: json.loads(row[name] or "null") for name in _JSON_RECORDS if name in row}
         return from_json(kind, fields)
     except (ValueError, ValidationError) as error:
         raise StoreError(f"a row is not a {kind.__name__} ({' '.join(str(error).split())[:200]})") from error

@@ -16,7 +16,19 @@ from hypothesis import strategies as st
 from cognition_db.experience.archive import ArchiveContents, ordered, read_archive, write_archive
 from cognition_db.experience.errors import ArchiveError
 from cognition_db.experience.guard import check_files
-from cognition_db.records import Arm, Candidate, Evaluation, Lesson, Outcome, Proposal, Rung, SlotTry, Verdict
+from cognition_db.records import (
+    Analysis,
+    Arm,
+    Candidate,
+    Evaluation,
+    Lesson,
+    Outcome,
+    Proposal,
+    Rung,
+    SlotTry,
+    Verdict,
+    Writing,
+)
 
 Make = Callable[[], ArchiveContents]
 INT = st.integers(-(2**63), 2**63 - 1)
@@ -60,6 +72,7 @@ PROPOSAL = st.builds(
     attempt=INT,
     seed=st.integers(0, 2**64 - 1),
     repairs=INT,
+    writing=st.none() | st.builds(Writing, idea=st.text(), sources=NAMES, calls=NAMES, model_s=st.floats()),
     **{name: st.text() for name in ("method", "model", "prompt_sha256", "reply_sha256")},
     **ORIGIN,
 )
@@ -72,6 +85,7 @@ LESSON = st.builds(
     text=st.text(),
     judge_score=st.none() | st.floats(),
     reply_sha256=st.text(),
+    analysis=st.none() | st.builds(Analysis, component=st.text(), confidence=st.floats(), novelty=INT),
 )
 
 
@@ -170,3 +184,11 @@ def test_evidence_that_is_not_json_is_refused(tmp_path: Path, make_contents: Mak
     tries = (replace(contents.tries[1], verdicts=(strange,)),)
     with pytest.raises(ArchiveError, match="evidence that is not JSON"):
         write_archive(tmp_path / "archive.h5", replace(contents, tries=tries))
+
+
+def test_an_archive_of_schema_2_reads_without_what_came_later() -> None:
+    contents = read_archive(Path(__file__).parent / "data" / "archive_of_schema_2.h5")
+    assert contents.tries
+    assert all(one.proposal.writing is None for one in contents.tries)
+    assert contents.lessons
+    assert all(one.analysis is None for one in contents.lessons)

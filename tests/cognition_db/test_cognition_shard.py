@@ -79,7 +79,7 @@ def test_another_program_reads_columns_units_and_curves_with_h5py_alone(tmp_path
         assert (file.attrs["program"], file.attrs["kind"], file.attrs["schema_version"]) == (
             "arch_search",
             "shard",
-            "2",
+            "3",
         )
         assert file.attrs["generation"] == "2"
         table = file["evaluations"]
@@ -179,10 +179,10 @@ def test_jail_and_certificate_come_back_and_count_in_the_digest(tmp_path: Path, 
 
 
 def test_another_schema_is_named(tmp_path: Path, make_evaluation: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(columns, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(columns, "SCHEMA_VERSION", 4)
     write_shard(tmp_path / "a.h5", [make_evaluation()], generation=0)
     monkeypatch.undo()
-    with pytest.raises(ShardError, match=r"a\.h5: schema 3, this program reads 1"):
+    with pytest.raises(ShardError, match=r"a\.h5: schema 4, this program reads 1"):
         read_shard(tmp_path / "a.h5")
 
 
