@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from arch_search import models
-from arch_search.admission import runner, static
+from arch_search.admission import static
 from arch_search.admission.runner import AdmissionOrder, AdmissionReport
 from arch_search.admitting import Admitter
 from arch_search.agents import researcher
@@ -21,6 +20,7 @@ from arch_search.domains.linear_attention import SEED_PROGRAM
 from arch_search.drawing import Drawn, Written, draw, parent_choices, refusal
 from arch_search.errors import ConfigError, ProposalError, ReplyError
 from arch_search.generation import REFERENCE_NAME, SlotPlan, admitted, baseline_plans, open_slots, read_tries
+from arch_search.memory import Known, distinct, is_ours
 from arch_search.proposals import fingerprint, mutation, placebo, rungs
 from arch_search.proposals.assignment import Assignment, Draft
 from arch_search.protocols import ModelClient
@@ -29,7 +29,6 @@ from arch_search.training.data import load_corpus
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
 from cognition_db.records import (
-    WRITTEN_ARMS,
     Candidate,
     Proposal,
     SlotTry,
@@ -43,22 +42,6 @@ from slurm.launchers import Launcher
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Programs of the campaign so far: what a new one must not repeat."""
-
-    normal_forms: dict[str, str]
-    fingerprints: dict[str, tuple[float, ...]]
-
-    @staticmethod
-    def of(candidates: Sequence[Candidate]) -> Known:
-        originals = [candidate for candidate in candidates if candidate.arm != "placebo"]
-        return Known(
-            normal_forms={fingerprint.normal_form(one.program): one.id for one in originals},
-            fingerprints={one.id: one.fingerprint for one in originals if one.fingerprint},
-        )
 
 
 class Proposer:
@@ -154,10 +137,11 @@ class Proposer:
         target = reference.parameter_count if reference else None
         known = Known.of([*contents.candidates, *admitted(read_tries(self._campaign.generation(number)))])
         for one, tried in zip(written, self._admit(number, written, known, target), strict=True):
-            first = self._distinct(tried, decided)
+            first = distinct(tried, decided, self._config.admission)
 
             def check(mended: Written) -> SlotTry:
-                return self._distinct(next(self._admit(number, [mended], known, target)), decided)
+                again = next(self._admit(number, [mended], known, target))
+                return distinct(again, decided, self._config.admission)
 
             decided.append(self._repairer.repaired(number, one, first, check))
             yield decided[-1]
@@ -185,7 +169,7 @@ class Proposer:
             normal_form=fingerprint.normal_form_or_empty(written.draft.program),
             settings=self._config.admission,
             known=known.normal_forms,
-            own_rung=_is_ours(written.drawn.plan.arm),
+            own_rung=is_ours(written.drawn.plan.arm),
         )
 
     def _order(self, written: Written, known: Known, target: int | None) -> AdmissionOrder:
@@ -200,7 +184,7 @@ class Proposer:
             exempt_cost=arm == "baseline",
             jail=self._config.jail,
             known_fingerprints=known.fingerprints,
-            own_rung=_is_ours(arm),
+            own_rung=is_ours(arm),
             vocab=self._vocab,
         )
 
@@ -228,26 +212,6 @@ class Proposer:
             fingerprint=report.fingerprint,
         )
         return SlotTry(proposal=proposal, verdicts=verdicts, candidate=candidate)
-
-    def _distinct(self, tried: SlotTry, decided: Sequence[SlotTry]) -> SlotTry:
-        """Refuse what an earlier slot of the same round already is; baselines and placebos may repeat."""
-        candidate = tried.candidate
-        if candidate is None or not _is_ours(candidate.arm):
-            return tried
-        known = Known.of(admitted(decided))
-        same = known.normal_forms.get(fingerprint.normal_form_or_empty(candidate.program))
-        if same:
-            verdict = Verdict(check="duplicate", outcome="failed", reason=f"the same program as {same}", refuses=True)
-        else:
-            verdict = runner.same_behaviour(
-                candidate.fingerprint,
-                known.fingerprints,
-                distance=self._config.admission.duplicate_distance,
-                own_rung=True,
-            )
-        if not verdict.refuses:
-            return tried
-        return SlotTry(proposal=tried.proposal, verdicts=(*tried.verdicts, verdict), candidate=None)
 
     # ---- record
 
@@ -332,8 +296,3 @@ def baseline_draft(plan: SlotPlan, baselines: Sequence[str]) -> Draft:
         there = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
         raise ConfigError(f"campaign.baselines: no baseline named {name!r}; there are {', '.join(there)}")
     return Draft(program=file.read_text(), class_name="", motivation="a published baseline")
-
-
-def _is_ours(arm: str) -> bool:
-    """Whether a rung of ours wrote the program, so that a repetition is worth nothing."""
-    return arm in (*WRITTEN_ARMS, "mutate")

@@ -18,6 +18,7 @@ LAYERS = [
         "driver",
         "drawing",
         "proposing",
+        "memory",
         "repairing",
         "repeating",
         "admitting",
