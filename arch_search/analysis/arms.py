@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from arch_search.analysis.noise import Noise, t_interval
-from arch_search.analysis.statistics import Standing, wilson
+from arch_search.analysis.statistics import Comparison, Standing, wilson
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import Arm, SlotTry
 
+OverParents = Mapping[str, Comparison]  # as of parents.against_parents
 CONTROLS: tuple[Arm, ...] = ("best_of_n", "mutate")
 
 
@@ -32,14 +34,19 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """One arm or rung. Shares are of the asked, only `better` is of the measured."""
+    """One arm or rung. Shares are of the asked, but `better` and `over_parent`, which are of the measured.
+
+    `over_parent` counts intervals above zero, each taken for itself alone: where nothing differs from its parent,
+    (1 - confidence) / 2 of them are.
+    """
 
     label: str
     asked: int
     rendered: Share  # the reply made a program
     admitted: Share
     trained: Share  # at least one seed finished
-    better: Share
+    better: Share  # than the reference, adjusted for the number of programs
+    over_parent: Share  # better than its own parent
     improvement: float  # mean over the measured programs; NaN without one
     low: float
     high: float
@@ -85,19 +92,19 @@ def against_controls(standings: Sequence[Standing], *, confidence: float) -> tup
 
 
 def by_arm(
-    contents: ArchiveContents, standings: Sequence[Standing], *, noise: Noise, confidence: float
+    contents: ArchiveContents, standings: Sequence[Standing], *, parents: OverParents, noise: Noise, confidence: float
 ) -> tuple[Group, ...]:
     """One group per arm that asked for programs, in the order of their first proposal."""
-    return _groups(contents.tries, standings, lambda row: row.arm, lambda tried: tried.proposal.arm, noise, confidence)
+    make = partial(_group, parents=parents, noise=noise, confidence=confidence)
+    return _groups(contents.tries, standings, lambda row: row.arm, lambda tried: tried.proposal.arm, make)
 
 
 def by_rung(
-    contents: ArchiveContents, standings: Sequence[Standing], *, noise: Noise, confidence: float
+    contents: ArchiveContents, standings: Sequence[Standing], *, parents: OverParents, noise: Noise, confidence: float
 ) -> tuple[Group, ...]:
     """One group per rung that asked for programs, in the order of their first proposal."""
-    return _groups(
-        contents.tries, standings, lambda row: row.rung, lambda tried: tried.proposal.rung, noise, confidence
-    )
+    make = partial(_group, parents=parents, noise=noise, confidence=confidence)
+    return _groups(contents.tries, standings, lambda row: row.rung, lambda tried: tried.proposal.rung, make)
 
 
 def _groups(
@@ -105,24 +112,30 @@ def _groups(
     standings: Sequence[Standing],
     label_of: Callable[[Standing], str],
     label_of_try: Callable[[SlotTry], str],
-    noise: Noise,
-    confidence: float,
+    make: Callable[[str, Sequence[SlotTry], Sequence[Standing]], Group],
 ) -> tuple[Group, ...]:
     tries = [tried for tried in tries if tried.proposal.arm != "baseline"]  # given, not proposed
     labels = list(dict.fromkeys(label_of_try(tried) for tried in tries))
     return tuple(
-        _group(
+        make(
             label,
             [tried for tried in tries if label_of_try(tried) == label],
             [row for row in standings if row.arm != "baseline" and label_of(row) == label],
-            noise,
-            confidence,
         )
         for label in labels
     )
 
 
-def _group(label: str, tries: Sequence[SlotTry], rows: Sequence[Standing], noise: Noise, confidence: float) -> Group:
+def _group(
+    label: str,
+    tries: Sequence[SlotTry],
+    rows: Sequence[Standing],
+    *,
+    parents: OverParents,
+    noise: Noise,
+    confidence: float,
+) -> Group:
+    compared = [parents[row.candidate_id] for row in rows if row.candidate_id in parents]
     measured = [row for row in rows if row.verdict != "not_measured"]
     improvement, low, high = _mean_improvement(measured, noise, confidence)
 
@@ -137,6 +150,7 @@ def _group(label: str, tries: Sequence[SlotTry], rows: Sequence[Standing], noise
         admitted=share(sum(tried.candidate is not None for tried in tries), len(tries)),
         trained=share(sum(row.n > 0 for row in rows), len(tries)),
         better=share(sum(row.verdict == "better" for row in measured), len(measured)),
+        over_parent=share(sum(one.low > 0 for one in compared), len(compared)),
         improvement=improvement,
         low=low,
         high=high,

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from arch_search.analysis import arms, failures, figures, text
 from arch_search.analysis.family_tree import family_tree
 from arch_search.analysis.noise import Noise
+from arch_search.analysis.parents import against_parents
 from arch_search.analysis.statistics import Standing, judged_values, noise_of, standings, without_repeats
 from arch_search.analysis.summary import METRIC_WORDS, ReportFacts, comparisons, noise_bands, summary, typical_seeds
 from cognition_db.experience.archive import ArchiveContents
@@ -228,9 +229,12 @@ def _groups(
 ) -> tuple[tuple[str, tuple[arms.Group, ...], Markup], ...]:
     """Title, groups and interval figure of the arms and of the rungs, from what there was before repeats."""
     noise = noise_of(contents, reference_id=facts.reference_id, metric=facts.metric)
+    parents = against_parents(
+        contents, reference_id=facts.reference_id, metric=facts.metric, confidence=facts.confidence
+    )
     tables = (
-        ("Arms", arms.by_arm(contents, rows, noise=noise, confidence=facts.confidence)),
-        ("Rungs", arms.by_rung(contents, rows, noise=noise, confidence=facts.confidence)),
+        ("Arms", arms.by_arm(contents, rows, parents=parents, noise=noise, confidence=facts.confidence)),
+        ("Rungs", arms.by_rung(contents, rows, parents=parents, noise=noise, confidence=facts.confidence)),
     )
     return tuple((title, groups, _group_figure(groups)) for title, groups in tables if groups)
 

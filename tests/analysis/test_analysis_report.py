@@ -173,7 +173,7 @@ def test_arms_count_every_proposal_once(invent):
     reference_id = contents.candidates[0].id
     rows = standings(contents, reference_id=reference_id, metric="recall_accuracy", confidence=0.95)
     noise = noise_of(contents, reference_id=reference_id, metric="recall_accuracy")
-    groups = {group.label: group for group in by_arm(contents, rows, noise=noise, confidence=0.95)}
+    groups = {group.label: group for group in by_arm(contents, rows, parents={}, noise=noise, confidence=0.95)}
     assert sum(group.asked for group in groups.values()) == len(contents.tries)
     assert set(groups) == {"evolve", "mutate", "placebo"}
     assert groups["placebo"].admitted.count == groups["placebo"].asked == 8
