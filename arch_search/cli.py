@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     report = command("report", "write report.html of a campaign anew", "campaigns/demo-001")
     fsck = command("fsck", "check every invariant of a campaign", "campaigns/demo-001")
     status = command("status", "where a campaign stands", "campaigns/demo-001 --watch")
-    show = command("show", "all about one candidate", "campaigns/demo-001 1f2e3d4c")
+    show = command("show", "all about one candidate, or the tries at one slot", "campaigns/demo-001 1f2e3d4c --calls")
     for sub in (tick, stop, report, fsck, status, show):
         sub.add_argument("dir", help="campaign folder")
     status.add_argument("--json", action="store_true", help="machine-readable")
@@ -114,7 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument(
         "--now", action="store_true", help="ask Slurm, at most once per slurm.poll_s, and read every file"
     )
-    show.add_argument("id", help="candidate id, its first digits, or its name")
+    show.add_argument("id", help="candidate id, its first digits, its name, or a slot as g2/s3")
+    show.add_argument("--calls", action="store_true", help="every call of the language model behind it, as text")
 
     check = command("check", "run every admission check on one program; exit 1 if refused", "my_mixer.py")
     check.add_argument("file", help="Python file with a public torch.nn.Module")

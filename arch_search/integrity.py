@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from arch_search.agents.call_log import Call, read_calls, read_text
 from arch_search.campaign import Campaign
 from arch_search.closing import archive_sha256, merge_plan
 from arch_search.compacting import shards_folder
@@ -16,7 +17,7 @@ from cognition_db.experience.errors import StoreError
 from cognition_db.experience.fsck import Problem
 from cognition_db.experience.journal import Entry, read
 from cognition_db.experience.merge import merge
-from cognition_db.records import sha256_text
+from cognition_db.records import SlotTry, sha256_text
 
 
 def check_campaign(campaign: Campaign) -> list[Problem]:
@@ -36,8 +37,11 @@ def check_campaign(campaign: Campaign) -> list[Problem]:
     problems += _acknowledged(campaign, journal.entries)
     for number in range(closed):
         problems += _closed_generation(campaign, number, contents, secret)
+    tries = contents.tries
     if closed <= campaign.config.campaign.generations:
         problems += _open_generation(campaign, campaign.generation(closed))
+        tries += read_tries(campaign.generation(closed))
+    problems += _calls(campaign, tries)
     return problems
 
 
@@ -88,6 +92,27 @@ def _closed_generation(
     for evaluation in report.evaluations:
         if kept.get(evaluation.task.key) != evaluation:
             yield Problem(where=evaluation.task.key, what="the archive's row is not the one of the shard")
+
+
+def _calls(campaign: Campaign, tries: Sequence[SlotTry]) -> Iterator[Problem]:
+    """Every call that a try names is in the call log, and its prompt and reply are there as they were."""
+    try:
+        known = {call.key: call for call in read_calls(campaign.paths.calls)}
+    except StoreError as error:
+        yield Problem(where=str(campaign.paths.calls), what=str(error))
+        return
+    for key in sorted({key for one in tries if one.proposal.writing for key in one.proposal.writing.calls}):
+        if key not in known:
+            yield Problem(where=f"call {key}", what=f"a try names it, but it is not in {campaign.paths.calls.name}")
+    for call in known.values():
+        yield from _texts(campaign, call)
+
+
+def _texts(campaign: Campaign, call: Call) -> Iterator[Problem]:
+    for what, sha256 in (("prompt", call.prompt_sha256), ("reply", call.reply_sha256)):
+        file = campaign.paths.text(sha256)
+        if read_text(file, sha256) is None:
+            yield Problem(where=f"call {call.key}", what=f"its {what} ({file}.gz) is missing or damaged")
 
 
 def _repeats(campaign: Campaign, paths: GenerationPaths, ids: set[str], secret: str) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ class CampaignPaths:
     driver/secret            what seals the records (mode 600); no program in the jail can read it
     driver/chain.json, jobs/ the driver as a job: number of the newest one, and its files
     calls.jsonl              one line per call of the language model; texts by hash in texts/
-    texts/ab/<sha256>.txt    prompts and replies
+    texts/ab/<sha256>.txt.gz prompts and replies, named by the sha256 of the plain text
     servers/r0-0001/         one model server that is a Slurm job: replica 0, its first
     batches/0001/            one offline batch job of requests to the model
     endpoint.json, key       address and key (mode 600) of the model server this campaign started

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +31,7 @@ class RoleTotals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One answered call; the texts lie in files named by their sha256."""
+    """One answered call; the texts lie in compressed files, each named by the sha256 of the plain text."""
 
     key: str
     role: str
@@ -81,17 +83,14 @@ class CallLog:
 
     def text(self, sha256: str) -> str | None:
         """The prompt or reply of that sha256; None where its file is missing or damaged."""
-        try:
-            text = self._text_path_of(sha256).read_bytes().decode("utf-8")
-        except (OSError, UnicodeDecodeError):
-            return None
-        return text if sha256_text(text) == sha256 else None
+        return read_text(self._text_path_of(sha256), sha256)
 
     def record(self, request: ModelRequest, reply: ModelReply) -> None:
         """Keep prompt, reply and the line that names both; durable when this returns."""
         for sha256, text in ((reply.prompt_sha256, prompt_text(request)), (reply.reply_sha256, reply.text)):
             if self.text(sha256) is None:
-                write_atomic(self._text_path_of(sha256), text.encode("utf-8"))
+                # a time in the header would give equal texts different bytes
+                write_atomic(_packed(self._text_path_of(sha256)), gzip.compress(text.encode("utf-8"), mtime=0))
         call = Call(
             key=request.key,
             role=request.role,
@@ -133,6 +132,18 @@ def read_calls(path: Path) -> tuple[Call, ...]:
     return tuple(from_json(Call, entry.data) for entry in read(path).entries if entry.kind == _KIND)
 
 
+def read_text(path: Path, sha256: str) -> str | None:
+    """The text kept at `path`, compressed or (by an older version) plain; None where it is missing or damaged."""
+    for file, unpack in ((_packed(path), gzip.decompress), (path, bytes)):
+        try:
+            text = unpack(file.read_bytes()).decode("utf-8")
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+            continue
+        if sha256_text(text) == sha256:
+            return text
+    return None
+
+
 def prompt_text(request: ModelRequest) -> str:
     """All of a request that decides its answer, as one JSON text; its sha256 is `prompt_sha256`."""
     asked: dict[str, Any] = {
@@ -142,6 +153,10 @@ def prompt_text(request: ModelRequest) -> str:
         "json_schema": request.json_schema,
     }
     return canonical_json(asked)
+
+
+def _packed(path: Path) -> Path:
+    return path.with_name(f"{path.name}.gz")
 
 
 def _total(role: str, calls: Iterable[Call]) -> RoleTotals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,13 +87,46 @@ def test_a_torn_last_line_costs_that_call_only(tmp_path: Path, cut: int) -> None
 def test_a_reply_whose_text_is_lost_or_altered_counts_as_not_answered(tmp_path: Path) -> None:
     log = open_log(tmp_path)
     add(log, "a", "the text")
-    file = next(path for path in tmp_path.glob("texts/*/*.txt") if path.read_text() == "the text")
-    file.write_text("another text")
+    file = next(tmp_path.glob(f"texts/*/{sha256_text('the text')}.txt.gz"))
+    file.write_bytes(gzip.compress(b"another text"))
     assert log.find("a") is None
     file.unlink()
     assert log.find("a") is None
     add(log, "a", "the text")
     assert log.find("a") is not None
+
+
+def test_texts_are_kept_compressed_under_the_hash_of_the_plain_text_and_equal_ones_with_equal_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "o(t) = S(t) q(t)\n" * 200
+    add(open_log(tmp_path / "a"), "k", text)
+    monkeypatch.setattr("time.time", lambda: 1.0)
+    add(open_log(tmp_path / "b"), "k", text)
+    one, other = (next((tmp_path / name).glob(f"texts/*/{sha256_text(text)}.txt.gz")) for name in "ab")
+    assert one.read_bytes() == other.read_bytes()
+    assert gzip.decompress(one.read_bytes()).decode() == text
+    assert len(one.read_bytes()) < len(text) / 10
+
+
+def test_texts_that_an_older_version_kept_plain_are_still_read(tmp_path: Path) -> None:
+    log = open_log(tmp_path)
+    add(log, "a", "the text")
+    file = next(tmp_path.glob(f"texts/*/{sha256_text('the text')}.txt.gz"))
+    file.with_suffix("").write_text("the text")
+    file.unlink()
+    found = log.find("a")
+    assert found is not None
+    assert found.text == "the text"
+
+
+@pytest.mark.parametrize("keep", [0, 5, 20])
+def test_a_text_cut_short_counts_as_lost(tmp_path: Path, keep: int) -> None:
+    log = open_log(tmp_path)
+    add(log, "a", "the text")
+    file = next(tmp_path.glob(f"texts/*/{sha256_text('the text')}.txt.gz"))
+    file.write_bytes(file.read_bytes()[:keep])
+    assert log.find("a") is None
 
 
 def test_totals_are_kept_per_role(tmp_path: Path) -> None:
