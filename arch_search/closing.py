@@ -5,22 +5,19 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from arch_search.agents import analyst, judge
-from arch_search.analysis import lessons as computed
+from arch_search.analysing import draw_lessons
 from arch_search.budget import Expenses
 from arch_search.campaign import Campaign
-from arch_search.errors import ReplyError
-from arch_search.generation import admitted, read_record, read_tries, recorded_packs, rounds_of, shards_of
+from arch_search.generation import admitted, read_tries, recorded_packs, rounds_of, shards_of
 from arch_search.protocols import ModelClient
 from cognition_db.experience import archive, fsck
 from cognition_db.experience.archive import ArchiveContents
-from cognition_db.experience.files import read_json, write_atomic
+from cognition_db.experience.files import read_json
 from cognition_db.experience.merge import MergeReport, merge
-from cognition_db.records import Candidate, Evaluation, Lesson, Task, canonical_json, to_json
+from cognition_db.records import Evaluation, Task
 from slurm.files import tidy
 from slurm.units import Submission
 
@@ -63,7 +60,7 @@ def close_generation(
     """Draw the lessons and make the generation part of the archive; a second call changes nothing."""
     contents = contents_with(campaign, number, evaluations)
     model = client() if client and number else None
-    drawn = _lessons(campaign, number, contents, model, reference_id) if number else ()
+    drawn = draw_lessons(campaign, number, contents, client=model, reference_id=reference_id) if number else ()
     contents = replace(contents, lessons=(*contents.lessons, *drawn))
     campaign.journal.require_writer()
     archive.write_archive(campaign.paths.archive, contents)
@@ -118,79 +115,3 @@ def archive_without(contents: ArchiveContents, number: int) -> ArchiveContents:
         ),
         lessons=tuple(one for one in contents.lessons if one.generation < number),
     )
-
-
-def _lessons(
-    campaign: Campaign,
-    number: int,
-    contents: ArchiveContents,
-    client: ModelClient | None,
-    reference_id: str,
-) -> tuple[Lesson, ...]:
-    mine = [candidate for candidate in contents.candidates if candidate.generation == number]
-    with ThreadPoolExecutor(max_workers=campaign.config.llm.callers) as pool:
-        return tuple(pool.map(lambda one: _lesson(campaign, number, one, contents, client, reference_id), mine))
-
-
-def _lesson(
-    campaign: Campaign,
-    number: int,
-    candidate: Candidate,
-    contents: ArchiveContents,
-    client: ModelClient | None,
-    reference_id: str,
-) -> Lesson:
-    """The lesson with the Analyst's words and the Judge's recorded opinion; a file keeps it through a kill."""
-    file = campaign.generation(number).lesson(candidate.id)
-    if file.exists():
-        return read_record(Lesson, file)
-    roles, selection = campaign.config.roles, campaign.config.selection
-    lesson = computed.computed_lesson(
-        contents, candidate, reference_id=reference_id, metric=selection.metric, confidence=selection.confidence
-    )
-    if client is not None and candidate.arm == "evolve":
-        key = f"g{number:04d}/{candidate.id}"
-        numbers = computed.numbers_for_analyst(
-            contents,
-            candidate,
-            reference_id=reference_id,
-            metric=selection.metric,
-            confidence=selection.confidence,
-        )
-        if roles.analyst_enabled:
-            lesson = _with_text(lesson, candidate, numbers, client, f"{key}/analyst", campaign)
-        if roles.judge_enabled:
-            lesson = _with_score(lesson, candidate, client, f"{key}/judge", campaign)
-    write_atomic(file, canonical_json(to_json(lesson)).encode())
-    return lesson
-
-
-def _with_text(
-    lesson: Lesson, candidate: Candidate, numbers: str, client: ModelClient, key: str, campaign: Campaign
-) -> Lesson:
-    try:
-        words = analyst.lesson_text(
-            client,
-            motivation=candidate.motivation,
-            numbers=numbers,
-            outcome=lesson.outcome,
-            key=key,
-            sampling=campaign.config.roles.analyst,
-        )
-    except ReplyError:
-        return lesson  # the computed verdict stands without words
-    return replace(lesson, text=words.text, reply_sha256=words.reply_sha256)
-
-
-def _with_score(lesson: Lesson, candidate: Candidate, client: ModelClient, key: str, campaign: Campaign) -> Lesson:
-    try:
-        opinion = judge.score(
-            client,
-            program=candidate.program,
-            motivation=candidate.motivation,
-            key=key,
-            sampling=campaign.config.roles.judge,
-        )
-    except ReplyError:
-        return lesson
-    return replace(lesson, judge_score=opinion.score)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from arch_search.analysis.lessons import outcome_as_symptom
 from arch_search.config import Config
 from arch_search.generation import SlotPlan, plans_of
 from arch_search.proposals import rungs
@@ -18,7 +19,7 @@ from cognition_db.experience.archive import ArchiveContents
 from cognition_db.literature import load_insights, retrieve
 from cognition_db.records import Candidate, Insight, Verdict
 
-_NEAR = 8  # insights near to a lesson, among which one is drawn: the nearest alone would come again and again
+_NEAR = 8  # insights near to what was observed, among which one is drawn: the nearest alone would come again and again
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +97,8 @@ def draw(
         methods = rungs.methods_for(plan.rung, choice.parent)
         method = methods[int(rng.integers(len(methods)))]
     # the control knows nothing of what was measured
-    lesson = _lesson_of(choice.parent, contents) if plan.arm == "evolve" else ""
-    insight = _insight(load_insights(), rungs.insight_tags(plan.rung, method), lesson, rng)
+    seen = _observed_of(choice.parent, contents, reference, config.selection.metric) if plan.arm == "evolve" else ""
+    insight = _insight(load_insights(), rungs.insight_tags(plan.rung, method), seen, rng)
     assignment = Assignment(
         rung=plan.rung, parent=choice.parent, method=method, insight=insight, references=choice.references
     )
@@ -110,13 +111,18 @@ def _fits(plan: SlotPlan, parent: Candidate) -> bool:
     return plan.rung in rungs.rungs_for(parent)
 
 
-def _lesson_of(parent: Candidate, contents: ArchiveContents) -> str:
-    """What was said of the parent once it was measured; empty where nothing was."""
-    return next((lesson.text for lesson in contents.lessons if lesson.candidate_id == parent.id), "")
+def _observed_of(parent: Candidate, contents: ArchiveContents, reference: Candidate, metric: str) -> str:
+    """What was said of the parent once it was measured, else its computed outcome; empty where there is none."""
+    lesson = next((one for one in contents.lessons if one.candidate_id == parent.id), None)
+    if lesson is None:
+        return ""
+    trigger = lesson.analysis.trigger if lesson.analysis else ""
+    said = f"{trigger} {lesson.text}".strip()
+    return said or outcome_as_symptom(lesson, parent, reference, metric=metric)
 
 
-def _insight(insights: Sequence[Insight], tags: Sequence[str], lesson: str, rng: np.random.Generator) -> Insight:
+def _insight(insights: Sequence[Insight], tags: Sequence[str], observed: str, rng: np.random.Generator) -> Insight:
     """One of the insights that fit the place of the change (any, where none does), near to what was observed."""
     fitting = [insight for insight in insights if set(tags) & set(insight.tags)] or list(insights)
-    near = retrieve(lesson, fitting, _NEAR) if lesson else fitting
+    near = retrieve(observed, fitting, _NEAR) if observed else fitting
     return near[int(rng.integers(len(near)))]

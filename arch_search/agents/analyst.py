@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -38,40 +39,66 @@ _FEWEST_WORDS = 4
 class _Words(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     component: Annotated[str, Field(max_length=60)]
+    confidence: Annotated[float, Field(ge=0, le=1)]
     lesson: Annotated[str, Field(max_length=300)]
+    trigger: Annotated[str, Field(max_length=140)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
-    """`text` is empty where the model's words contradicted the result or said nothing."""
+    """`text` and `trigger` are empty where the model's words contradicted the result or said nothing."""
 
     text: str
+    component: str
+    confidence: float
+    trigger: str
     reply_sha256: str
 
 
 def lesson_text(
-    client: ModelClient, *, motivation: str, numbers: str, outcome: Outcome, key: str, sampling: Sampling
+    client: ModelClient,
+    *,
+    motivation: str,
+    changed: Sequence[str],
+    numbers: str,
+    outcome: Outcome,
+    key: str,
+    sampling: Sampling,
 ) -> Words:
-    """What the model says about a result it is given: the part concerned and one lesson.
+    """What the model says about a result it is given: the part it blames, one lesson, and what was observed.
 
     Args:
         motivation: what the candidate changed, as derived from the difference of the programs.
-        numbers: the measured numbers of candidate, parent and siblings, one per line.
+        changed: names of the components that it changed.
+        numbers: the measured numbers of candidate and relatives, one per line.
         outcome: the computed verdict; the words must agree with it.
 
     Raises:
         ReplyError: no reply was of the asked form.
         ModelServerError: the server does not answer.
     """
-    facts = {"motivation": motivation, "numbers": numbers, "outcome": _IN_WORDS[outcome]}
+    facts = {
+        "motivation": motivation,
+        "changed": ", ".join(changed),
+        "numbers": numbers,
+        "outcome": _IN_WORDS[outcome],
+    }
     request = ModelRequest(key=key, role="analyst", messages=messages_of("analyst", facts), sampling=sampling)
     words, reply = ask_for_json(client, request, _Words)
-    lesson, component = (" ".join(text.split()).strip(" ,;") for text in (words.lesson, words.component))
-    if contradiction(lesson, outcome=outcome, given=f"{motivation}\n{numbers}"):
-        return Words(text="", reply_sha256=reply.reply_sha256)
-    if component and not contradiction(component, outcome=outcome, given=f"{motivation}\n{numbers}", fewest_words=1):
-        lesson = f"{component}: {lesson}"
-    return Words(text=lesson, reply_sha256=reply.reply_sha256)
+    given = f"{motivation}\n{numbers}"
+
+    def kept(text: str, fewest_words: int) -> str:
+        plain = " ".join(text.split()).strip(" ,;")
+        return "" if contradiction(plain, outcome=outcome, given=given, fewest_words=fewest_words) else plain
+
+    lesson, component = kept(words.lesson, _FEWEST_WORDS), kept(words.component, 1)
+    return Words(
+        text=f"{component}: {lesson}" if component and lesson else lesson,
+        component=component,
+        confidence=words.confidence,
+        trigger=kept(words.trigger, _FEWEST_WORDS),
+        reply_sha256=reply.reply_sha256,
+    )
 
 
 def contradiction(text: str, *, outcome: Outcome, given: str, fewest_words: int = _FEWEST_WORDS) -> str:

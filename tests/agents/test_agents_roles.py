@@ -84,11 +84,11 @@ def test_the_system_message_is_the_same_for_two_assignments_of_a_rung() -> None:
 
 def test_a_prompt_without_one_of_its_facts_is_an_error_not_a_gap() -> None:
     with pytest.raises(UndefinedError, match="outcome"):
-        messages_of("analyst", {"motivation": "m", "numbers": "n"})
+        messages_of("analyst", {"motivation": "m", "numbers": "n", "changed": "c"})
 
 
 def test_examples_stand_between_system_message_and_question() -> None:
-    facts = {"motivation": "m", "numbers": "n", "outcome": "o"}
+    facts = {"motivation": "m", "changed": "c", "numbers": "n", "outcome": "o"}
     roles = [turn["role"] for turn in messages_of("analyst", facts, [("q", "a"), ("q2", "a2")])]
     assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
 
@@ -121,16 +121,26 @@ def test_repair_stops_when_too_few_repairs_succeed(tries: int, successes: int, g
     assert engineer.repair_pays(tries, successes, min_tries=20, stop_share=0.15) is goes_on
 
 
-def words(lesson: str, component: str = "output gate") -> str:
-    return json.dumps({"component": component, "lesson": lesson})
+def words(lesson: str, component: str = "output gate", trigger: str = "the output gate saturates early") -> str:
+    return json.dumps({"component": component, "confidence": 0.6, "lesson": lesson, "trigger": trigger})
+
+
+def analysed(client: Scripted, outcome: analyst.Outcome) -> analyst.Words:
+    found = analyst.lesson_text(
+        client,
+        motivation="gates o",
+        changed=("output_gate",),
+        numbers="difference +0.070",
+        outcome=outcome,
+        key="k",
+        sampling=SAMPLING,
+    )
+    assert found.reply_sha256
+    return found
 
 
 def lesson(client: Scripted, outcome: analyst.Outcome) -> str:
-    found = analyst.lesson_text(
-        client, motivation="gates o", numbers="difference +0.070", outcome=outcome, key="k", sampling=SAMPLING
-    )
-    assert found.reply_sha256
-    return found.text
+    return analysed(client, outcome).text
 
 
 def test_the_analyst_words_a_result_it_is_given() -> None:
@@ -168,6 +178,30 @@ def test_direction_numbers_and_emptiness_decide_whether_words_agree(
 
 def test_a_component_that_says_nothing_is_left_out() -> None:
     assert lesson(Scripted(words("Gating the output improved recall here.", ", ")), "better").startswith("Gating")
+
+
+def test_the_analyst_blames_a_part_and_names_a_symptom() -> None:
+    client = Scripted(words("Gating the output improved recall, so keep the gate."))
+    found = analysed(client, "better")
+    assert (found.component, found.confidence, found.trigger) == (
+        "output gate", 0.6, "the output gate saturates early",
+    )  # fmt: skip
+    assert "Changed parts: output_gate" in client.asked[0].messages[-1]["content"]
+
+
+@pytest.mark.parametrize(
+    "trigger", [", ", "gate", "recall fell by 0.5 after the gate", "the gate improved recall of old keys"]
+)
+def test_a_trigger_that_says_nothing_invents_or_contradicts_is_dropped_and_the_lesson_stays(trigger: str) -> None:
+    found = analysed(Scripted(words("Try another place for the gate.", trigger=trigger)), "worse")
+    assert found.trigger == ""
+    assert found.text == "output gate: Try another place for the gate."
+
+
+def test_a_confidence_beyond_one_is_no_answer() -> None:
+    text = words("Gating the output improved recall here.").replace("0.6", "60")
+    with pytest.raises(ReplyError, match="confidence"):
+        analysed(Scripted(text, text), "better")
 
 
 def test_an_analyst_that_sends_prose_twice_is_a_reply_error() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from arch_search.analysis import text
 from arch_search.analysis.lessons import computed_lesson, numbers_for_analyst
+from arch_search.analysis.relatives import Measured
 from arch_search.analysis.show import find_candidate, show_text
 from arch_search.analysis.statistics import standings
 from arch_search.analysis.svg import Scale
@@ -54,7 +55,7 @@ def test_the_analyst_gets_candidate_parent_siblings_and_reference_with_the_compu
     contents = invent(generations=3, slots=12)
     reference = contents.candidates[0]
     child = next(row for row in contents.candidates if row.generation == 3 and row.parents != (reference.id,))
-    words = numbers_for_analyst(contents, child, reference_id=reference.id, **HOW)
+    words = numbers_for_analyst(Measured.of(contents, reference_id=reference.id, **HOW), child)
     roles = [line.split(":")[0] for line in words.splitlines()[1:]]
     assert roles[0] == "candidate"
     assert "parent" in roles
@@ -68,7 +69,9 @@ def test_the_computed_lesson_has_the_verdict_of_the_statistics_and_no_words(inve
     reference = contents.candidates[0]
     rows = standings(contents, reference_id=reference.id, **HOW)
     best = next(row for row in rows if row.verdict == "better" and row.arm == "evolve")
-    lesson = computed_lesson(contents, contents.candidate(best.candidate_id), reference_id=reference.id, **HOW)
+    lesson = computed_lesson(
+        Measured.of(contents, reference_id=reference.id, **HOW), contents.candidate(best.candidate_id)
+    )
     assert (lesson.outcome, lesson.difference, lesson.text) == ("better", best.improvement, "")
 
 

@@ -24,6 +24,7 @@ LAYERS = [
         "admitting",
         "dispatch",
         "closing",
+        "analysing",
         "compacting",
         "reporting",
         "integrity",
