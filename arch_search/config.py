@@ -246,6 +246,11 @@ class Jail:
 
 
 @checked(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Domain:
+    name: str  # a folder of arch_search/domains
+
+
+@checked(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Config:
     """The whole resolved configuration of a campaign."""
 
@@ -258,3 +263,4 @@ class Config:
     selection: Selection
     admission: Admission
     jail: Jail
+    domain: Domain

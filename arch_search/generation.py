@@ -15,7 +15,6 @@ from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json
 from cognition_db.records import Arm, Candidate, Pack, Record, Repeats, Rung, SlotTry, Task, from_json
 
-REFERENCE_NAME = "deltanet"
 # Placebos must not share the reference's seeds: an equal program on equal seeds differs by exactly nothing.
 PLACEBO_SEED_BASE = 1000
 
@@ -93,10 +92,15 @@ def admitted(tries: Iterable[SlotTry]) -> tuple[Candidate, ...]:
     return tuple(one.candidate for one in tries if one.candidate)
 
 
+def is_reference(candidate: Candidate) -> bool:
+    """Whether it is the program that all others are measured against: the first of generation 0."""
+    return candidate.arm == "baseline" and candidate.slot == 0
+
+
 def seeds_for(candidate: Candidate, config: Config) -> range:
     """Seeds the candidate trains with. The reference has the most, the other baselines one."""
     if candidate.arm == "baseline":
-        return range(config.campaign.reference_seeds if candidate.name == REFERENCE_NAME else 1)
+        return range(config.campaign.reference_seeds if is_reference(candidate) else 1)
     if candidate.arm == "placebo":
         first = PLACEBO_SEED_BASE + 100 * candidate.generation + 10 * candidate.slot
         return range(first, first + config.campaign.seeds_per_candidate)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from arch_search import models
 from arch_search.admission import static
 from arch_search.admission.runner import AdmissionOrder, AdmissionReport
 from arch_search.admitting import Admitter
 from arch_search.agents import researcher
 from arch_search.campaign import Campaign
 from arch_search.config import Config
-from arch_search.domains.linear_attention import SEED_PROGRAM
+from arch_search.domains import Domain, domain_named
 from arch_search.drawing import Drawn, Written, draw, parent_choices, refusal
-from arch_search.errors import ConfigError, ProposalError, ReplyError
-from arch_search.generation import REFERENCE_NAME, SlotPlan, admitted, baseline_plans, open_slots, read_tries
+from arch_search.errors import ProposalError, ReplyError
+from arch_search.generation import SlotPlan, admitted, baseline_plans, open_slots, read_tries
 from arch_search.memory import Known, distinct, is_ours
 from arch_search.proposals import fingerprint, mutation, placebo, rungs
 from arch_search.proposals.assignment import Assignment, Draft
@@ -61,6 +59,7 @@ class Proposer:
     ) -> None:
         self._campaign = campaign
         self._config = campaign.config
+        self._domain = domain_named(campaign.config.domain.name)
         self._client = client
         self._pump = pump
         self._say = say
@@ -100,7 +99,7 @@ class Proposer:
     def _write(self, number: int, drawn: Drawn) -> Written:
         plan = drawn.plan
         if plan.arm == "baseline":
-            return Written(drawn, baseline_draft(plan, self._config.campaign.baselines), None, None)
+            return Written(drawn, baseline_draft(plan, self._domain, self._config.campaign.baselines), None, None)
         assert drawn.parent is not None
         if plan.arm == "placebo":
             draft = placebo.placebo(drawn.parent, generation=number, slot=plan.slot)
@@ -166,6 +165,7 @@ class Proposer:
         return static.check_program(
             written.draft.program,
             class_name=written.draft.class_name,
+            default_class=self._domain.contract.class_name,
             normal_form=fingerprint.normal_form_or_empty(written.draft.program),
             settings=self._config.admission,
             known=known.normal_forms,
@@ -178,6 +178,7 @@ class Proposer:
         return AdmissionOrder(
             program=written.draft.program,
             class_name=written.draft.class_name,
+            contract=self._domain.contract,
             settings=self._config.admission,
             stage=self._config.stage,
             target_parameters=target,
@@ -247,7 +248,7 @@ class Proposer:
             parents=(drawn.parent.id,) if drawn.parent and drawn.plan.arm != "baseline" else (),
             seed=drawn.seed,
             program=draft.program if draft else "",
-            class_name=draft.class_name if draft else "DeltaNet",
+            class_name=draft.class_name if draft else self._domain.contract.class_name,
             motivation=draft.motivation if draft else "",
             method=drawn.assignment.method if drawn.assignment else (draft.method if draft else ""),
             insights=(drawn.assignment.insight.id,) if drawn.assignment and drawn.assignment.insight else (),
@@ -259,7 +260,7 @@ class Proposer:
 
     def _name(self, number: int, drawn: Drawn, draft: Draft) -> str:
         if drawn.plan.arm == "baseline":
-            return baseline_name(drawn.plan, self._config.campaign.baselines)
+            return baseline_name(drawn.plan, self._domain, self._config.campaign.baselines)
         what = drawn.plan.arm if drawn.plan.arm != "evolve" else drawn.plan.rung.replace("_program", "")
         return f"g{number}.{drawn.plan.slot}-{what}" + (f"-{draft.method}" if draft.method else "")
 
@@ -275,24 +276,19 @@ class Proposer:
         return future.result()
 
 
-def baseline_name(plan: SlotPlan, baselines: Sequence[str]) -> str:
-    return baselines[plan.slot - 1] if plan.slot else REFERENCE_NAME
+def baseline_name(plan: SlotPlan, domain: Domain, baselines: Sequence[str]) -> str:
+    return baselines[plan.slot - 1] if plan.slot else domain.reference
 
 
 def require_baselines(config: Config) -> None:
     """ConfigError if campaign.baselines names a program that is not there."""
     for plan in baseline_plans(config):
-        baseline_draft(plan, config.campaign.baselines)
+        baseline_draft(plan, domain_named(config.domain.name), config.campaign.baselines)
 
 
-def baseline_draft(plan: SlotPlan, baselines: Sequence[str]) -> Draft:
+def baseline_draft(plan: SlotPlan, domain: Domain, baselines: Sequence[str]) -> Draft:
     """Program text of one baseline; ConfigError if there is none of that name."""
-    name = baseline_name(plan, baselines)
     if plan.slot == 0:
-        return Draft(program=SEED_PROGRAM, class_name="DeltaNet", motivation="the reference")
-    folder = Path(models.__file__).parent / "baselines"
-    file = folder / f"{name}.py"
-    if not file.exists():
-        there = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
-        raise ConfigError(f"campaign.baselines: no baseline named {name!r}; there are {', '.join(there)}")
-    return Draft(program=file.read_text(), class_name="", motivation="a published baseline")
+        return Draft(program=domain.seed_program, class_name=domain.contract.class_name, motivation="the reference")
+    program = domain.baseline(baseline_name(plan, domain, baselines))
+    return Draft(program=program, class_name="", motivation="a published baseline")

@@ -17,7 +17,7 @@ from arch_search.analysis.summary import ReportFacts, RoleCalls
 from arch_search.budget import spent
 from arch_search.campaign import Campaign
 from arch_search.dispatch import Dispatcher
-from arch_search.generation import REFERENCE_NAME, admitted, read_record, read_tries, recorded_packs
+from arch_search.generation import admitted, is_reference, read_record, read_tries, recorded_packs
 from arch_search.progress import acknowledged, best_in_words, read_results, seconds_left, trainings_done
 from arch_search.settings import config_to_json
 from cognition_db.experience.archive import ArchiveContents
@@ -129,7 +129,7 @@ def loss_ranks(campaign: Campaign) -> bool:
 
 def reference_id(contents: ArchiveContents) -> str:
     """Id of the reference; empty before it was admitted."""
-    return next((one.id for one in contents.candidates if one.arm == "baseline" and one.name == REFERENCE_NAME), "")
+    return next((one.id for one in contents.candidates if is_reference(one)), "")
 
 
 def ranking(campaign: Campaign, contents: ArchiveContents) -> tuple[Standing, ...]:

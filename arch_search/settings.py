@@ -39,6 +39,7 @@ _NEUTRAL = {
     "selection.islands": 4,
     "selection.migrate_every": 3,
     "selection.repeat_seeds": 0,
+    "domain.name": "linear_attention",
 }
 _ADAPTER = TypeAdapter(Config)
 
@@ -105,6 +106,7 @@ def config_sha256(config: Config) -> str:
     for key in (*MACHINE_KEYS, *unsaid):
         *path, name = key.split(".")
         del reduce(getitem, path, data)[name]
+    data = {group: values for group, values in data.items() if values}
     return sha256_text(canonical_json(data))
 
 

@@ -131,7 +131,9 @@ class _Exam:
         return sorted({*lengths} - {*traced} | {max(lengths)}) if proved else list(lengths)
 
     def _load(self) -> tuple[Verdict, ...]:
-        self._mixer = load_mixer_class(self._program, self._request.class_name)
+        self._mixer = load_mixer_class(
+            self._program, self._request.class_name, default_class=self._request.contract.class_name
+        )
         return (Verdict(check="contract", outcome="passed", reason=f"uses {self._mixer.__name__}"),)
 
     def _certify(self, subject: Subject, traced: Sequence[int]) -> tuple[Verdict, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from arch_search.config import Admission, Stage
+from arch_search.contract import Contract
 from cognition_db.records import Verdict
 
 REQUEST_FILE = "request.json"
@@ -21,6 +22,7 @@ class Request:
     """One program to check; its text lies beside the request."""
 
     class_name: str | None
+    contract: Contract
     settings: Admission
     stage: Stage
     target_parameters: int | None

@@ -22,6 +22,7 @@ from arch_search.admission.request import (
     Request,
 )
 from arch_search.config import Admission, Jail, Stage
+from arch_search.contract import Contract
 from arch_search.errors import JailError
 from arch_search.jail import JailResult, Limits, jailed_python, read_from_jail, run_jailed
 from cognition_db.records import Verdict, from_json, to_json
@@ -67,14 +68,15 @@ class AdmissionReport:
 class AdmissionOrder:
     """All that one admission depends on, as a value that can be sent to another node.
 
-    `class_name` is the module to use, empty for `DeltaNet` or the only public module. `target_parameters` are those of
-    the reference model at `stage`, None where this program is the reference. With `exempt_cost` fast-growing cost is
-    only marked. `known_fingerprints` are of earlier programs, by candidate id; where `own_rung` says that a rung of
-    ours wrote the program, the behaviour of an earlier one is refused.
+    `class_name` is the module to use, empty for that of the contract or the only public module. `target_parameters` are
+    those of the reference model at `stage`, None where this program is the reference. With `exempt_cost` fast-growing
+    cost is only marked. `known_fingerprints` are of earlier programs, by candidate id; where `own_rung` says that a
+    rung of ours wrote the program, the behaviour of an earlier one is refused.
     """
 
     program: str
     class_name: str
+    contract: Contract
     settings: Admission
     stage: Stage
     target_parameters: int | None
@@ -95,6 +97,7 @@ def admit(order: AdmissionOrder, *, workdir: Path, python: str = sys.executable)
     """
     request = Request(
         class_name=order.class_name or None,
+        contract=order.contract,
         settings=order.settings,
         stage=order.stage,
         target_parameters=order.target_parameters,

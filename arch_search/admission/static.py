@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping
 from arch_search.config import Admission
 from cognition_db.records import Verdict
 
-DEFAULT_CLASS = "DeltaNet"
-
 _UNWANTED_MODULES = {
     "asyncio", "atexit", "builtins", "code", "concurrent", "ctypes", "faulthandler", "fcntl", "ftplib", "gc",
     "glob", "http", "importlib", "inspect", "io", "marshal", "mmap", "multiprocessing", "os", "pathlib", "pickle",
@@ -30,6 +28,7 @@ def check_program(
     program: str,
     *,
     class_name: str,
+    default_class: str,
     normal_form: str,
     settings: Admission,
     known: Mapping[str, str],
@@ -38,7 +37,7 @@ def check_program(
     """Verdicts on a program's text, up to the first that refuses.
 
     Args:
-        class_name: the module to use; empty for `DeltaNet` or the only public module.
+        class_name: the module to use; empty for `default_class`, or the only public module where there is none.
         normal_form: text equal for programs that differ in wording only; empty where there is none.
         known: normal form of every earlier program, with its candidate id.
         own_rung: whether a rung of ours wrote it: duplicates are then refused, else marked.
@@ -48,7 +47,7 @@ def check_program(
     if isinstance(tree, Verdict):
         return (tree,)
     verdicts.append(_passed("syntax", f"{len(program.encode())} bytes of Python"))
-    for check in (_contract(tree, class_name), _imports(tree), _duplicate(normal_form, known, own_rung)):
+    for check in (_contract(tree, class_name, default_class), _imports(tree), _duplicate(normal_form, known, own_rung)):
         verdicts.append(check)
         if check.refuses:
             return tuple(verdicts)
@@ -77,11 +76,11 @@ def _parsed(program: str, max_bytes: int) -> ast.Module | Verdict:
         return _refused("syntax", "the program is nested too deeply for Python's parser; write it flatter")
 
 
-def _contract(tree: ast.Module, class_name: str) -> Verdict:
+def _contract(tree: ast.Module, class_name: str, default_class: str) -> Verdict:
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     # `DeltaNet = GatedDelta` and `from x import DeltaNet` give the name too; the child sees whether it is a module
     given = classes.keys() | set(_bound_names(tree))
-    wanted = class_name or (DEFAULT_CLASS if DEFAULT_CLASS in given else "")
+    wanted = class_name or (default_class if default_class in given else "")
     if wanted:
         if wanted in given:
             return _passed("contract", f"the program defines {wanted}")
@@ -90,9 +89,9 @@ def _contract(tree: ast.Module, class_name: str) -> Verdict:
     if len(public) == 1:
         return _passed("contract", f"the only public module is {public[0]}")
     if not public:
-        return _refused("contract", f"no class {DEFAULT_CLASS} and no public torch.nn.Module")
+        return _refused("contract", f"no class {default_class} and no public torch.nn.Module")
     return _refused(
-        "contract", f"no class {DEFAULT_CLASS} but {len(public)} public modules ({', '.join(public)}); name one of them"
+        "contract", f"no class {default_class} but {len(public)} public modules ({', '.join(public)}); name one of them"
     )
 
 
@@ -118,10 +117,8 @@ def _imports(tree: ast.Module) -> Verdict:
         unwanted = _unwanted(node)
         if unwanted and not (reads_environment and _is_import_of_os(node)):
             line = getattr(node, "lineno", 0)
-            return _refused(
-                "imports", f"line {line}: {unwanted} has no place in a token mixer; use torch and math only"
-            )
-    return _passed("imports", "imports nothing that a token mixer has no use for")
+            return _refused("imports", f"line {line}: {unwanted} has no place in a candidate; use torch and math only")
+    return _passed("imports", "imports nothing that a candidate has no use for")
 
 
 def _unwanted(node: ast.AST) -> str:

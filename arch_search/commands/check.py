@@ -14,7 +14,7 @@ from rich.table import Table
 from arch_search.admission import runner, static
 from arch_search.admission.request import BYTE_VOCAB, Request
 from arch_search.config import Config
-from arch_search.domains.linear_attention import SEED_PROGRAM
+from arch_search.domains import domain_named
 from arch_search.errors import ConfigError
 from arch_search.proposals.fingerprint import normal_form_or_empty
 from arch_search.settings import load_config
@@ -73,9 +73,11 @@ def _no_program(reason: str) -> Verdict:
 
 
 def _checked(program: str, class_name: str, config: Config) -> tuple[Verdict, ...]:
+    contract = domain_named(config.domain.name).contract
     verdicts = static.check_program(
         program,
         class_name=class_name,
+        default_class=contract.class_name,
         normal_form=normal_form_or_empty(program),
         settings=config.admission,
         known={},
@@ -87,6 +89,7 @@ def _checked(program: str, class_name: str, config: Config) -> tuple[Verdict, ..
         order = runner.AdmissionOrder(
             program=program,
             class_name=class_name,
+            contract=contract,
             settings=config.admission,
             stage=config.stage,
             target_parameters=_reference_parameters(config, Path(workdir)),
@@ -104,10 +107,12 @@ def _reference_parameters(config: Config, workdir: Path) -> int:
     from arch_search.admission.basics import check_parameters
     from arch_search.models.loading import load_mixer_class
 
+    domain = domain_named(config.domain.name)
     file = workdir / "reference.py"
-    file.write_text(SEED_PROGRAM)
+    file.write_text(domain.seed_program)
     request = Request(
-        class_name="DeltaNet",
+        class_name=domain.contract.class_name,
+        contract=domain.contract,
         settings=config.admission,
         stage=config.stage,
         target_parameters=None,

@@ -13,26 +13,24 @@ from types import ModuleType
 
 from torch import Tensor, nn
 
-DEFAULT_CLASS = "DeltaNet"
-
 
 class ProgramContractError(Exception):
     """The program does not keep the candidate contract; one line. Belongs to the candidate: becomes a Verdict."""
 
 
-def load_mixer_class(path: Path, class_name: str | None) -> type[nn.Module]:
-    """The token mixer that the program in `path` defines.
+def load_mixer_class(path: Path, class_name: str | None, *, default_class: str = "") -> type[nn.Module]:
+    """The module that the program in `path` defines.
 
-    With no `class_name`: `DeltaNet`, else the only public torch.nn.Module defined there.
+    With no `class_name`: `default_class` where the program has one, else the only public torch.nn.Module defined there.
 
     Raises:
         ProgramContractError: no such class, or none or several to choose from.
     """
     program = _imported(path)
-    if class_name is None and hasattr(program, DEFAULT_CLASS):
-        class_name = DEFAULT_CLASS
+    if class_name is None and default_class and hasattr(program, default_class):
+        class_name = default_class
     if class_name is None:
-        return _only_public_module(program)
+        return _only_public_module(program, default_class)
     found = getattr(program, class_name, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ProgramContractError(
@@ -108,12 +106,12 @@ def _public_modules(program: ModuleType) -> list[type[nn.Module]]:
     return list(dict.fromkeys(own))
 
 
-def _only_public_module(program: ModuleType) -> type[nn.Module]:
+def _only_public_module(program: ModuleType, default_class: str) -> type[nn.Module]:
     modules = _public_modules(program)
     if len(modules) != 1:
+        named = f"a torch.nn.Module named {default_class} or " if default_class else ""
         raise ProgramContractError(
-            f"the program defines {_names(modules)}; expected a torch.nn.Module named {DEFAULT_CLASS} or exactly one "
-            f"public one; name the class"
+            f"the program defines {_names(modules)}; expected {named}exactly one public torch.nn.Module; name the class"
         )
     return modules[0]
 

@@ -30,6 +30,7 @@ def examined(file: Path, class_name: str, *, text_checks: bool) -> list[dict[str
         verdicts += check_program(
             file.read_text(),
             class_name=class_name,
+            default_class="DeltaNet",
             normal_form="",
             settings=config.admission,
             known={},

@@ -10,6 +10,7 @@ import pytest
 
 from arch_search.admission.runner import AdmissionOrder, AdmissionReport, admit
 from arch_search.config import Jail
+from arch_search.domains import domain_named
 from arch_search.errors import JailError
 from arch_search.jail import best_rung
 from arch_search.settings import load_config
@@ -81,6 +82,7 @@ def admitted(folder: Path, body: str = "pass", python: str = sys.executable, **c
     order = AdmissionOrder(
         program=PROGRAM.format(body=body),
         class_name="",
+        contract=domain_named(config.domain.name).contract,
         settings=replace(config.admission, limit_s=60, memory_gb=0.8),
         stage=config.stage,
         target_parameters=None,

@@ -15,6 +15,7 @@ def checked(program: str, *, class_name: str = "", normal_form: str = "", own_ru
     return check_program(
         program,
         class_name=class_name,
+        default_class="DeltaNet",
         normal_form=normal_form,
         settings=load_config([]).admission,
         known={"the same": "0123456789abcdef"},

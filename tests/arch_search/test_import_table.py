@@ -46,7 +46,7 @@ LAYERS = [
     {"proposals", "worker", "domains"},
     {"admission", "training", "evaluation"},
     {"jail", "models"},
-    {"protocols", "errors", "config", "paths", "settings"},
+    {"protocols", "errors", "config", "paths", "settings", "contract"},
 ]
 MAY_IMPORT_TORCH = (
     "kernels",

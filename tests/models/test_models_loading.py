@@ -27,7 +27,7 @@ class {name}(nn.Module):
 def loaded(tmp_path: Path, text: str, class_name: str | None = None) -> type[nn.Module]:
     path = tmp_path / "program-1.py"
     path.write_text(HEADER + text)
-    return load_mixer_class(path, class_name)
+    return load_mixer_class(path, class_name, default_class="DeltaNet")
 
 
 def built(tmp_path: Path, signature: str) -> dict[str, object]:

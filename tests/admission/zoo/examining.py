@@ -24,6 +24,7 @@ from arch_search.admission.request import (
     Request,
 )
 from arch_search.admission.runner import AdmissionOrder, admit
+from arch_search.domains import domain_named
 from arch_search.settings import load_config
 from cognition_db.records import Verdict, from_json, to_json
 
@@ -61,6 +62,7 @@ def request_for(class_name: str | None = None, *, exempt_cost: bool = False) -> 
     config = load_config([])
     return Request(
         class_name=class_name,
+        contract=domain_named(config.domain.name).contract,
         settings=config.admission,
         stage=config.stage,
         target_parameters=None,
@@ -96,6 +98,7 @@ def examined_in_jail(text: str, folder: Path, *, limit_s: int) -> Outcome:
     order = AdmissionOrder(
         program=text,
         class_name="",
+        contract=domain_named(config.domain.name).contract,
         settings=config.admission,
         stage=config.stage,
         target_parameters=None,

@@ -197,7 +197,7 @@ def refusal() -> str:
 def main() -> None:
     install()
     install()
-    cls = load_mixer_class(PROGRAM, None)
+    cls = load_mixer_class(PROGRAM, "DeltaNet")
     mixer = build_mixer(cls, d_model=32, n_heads=2, layer_idx=0)
     cache = importlib.import_module("fla.models.utils").Cache()
     returned = mixer(torch.randn(2, 37, 32), past_key_values=cache, use_cache=True)

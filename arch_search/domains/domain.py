@@ -1,0 +1,55 @@
+"""A domain: all that is particular to what a search is about, as one value without torch."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from arch_search.contract import Contract
+from arch_search.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """The domain as prompts put it; each fits into a sentence there."""
+
+    things: str  # what is designed, in the plural
+    thing: str
+    definition: str  # what such a thing is for, after a colon
+    keywords: str  # of the constructor, beside **kwargs
+    token_rule: str  # what a token may see
+    cost_rule: str
+    effectiveness: str  # what the Judge's mark of this name asks, after "how likely it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Domain:
+    """What a search is about. `reference` is the name of the seed program, which all others are measured against."""
+
+    name: str
+    contract: Contract
+    words: Words
+    reference: str
+    seed_program: str
+    baselines: Path  # folder of the programs that campaign.baselines names
+    insight_tags: tuple[str, ...]  # an insight is of use here if it has one of them
+
+    def baseline(self, name: str) -> str:
+        """Program text of one baseline; ConfigError if there is none of that name."""
+        file = self.baselines / f"{name}.py"
+        if not file.exists():
+            there = sorted(path.stem for path in self.baselines.glob("*.py") if not path.stem.startswith("_"))
+            raise ConfigError(
+                f"campaign.baselines: no baseline named {name!r} in domain {self.name}; there are {', '.join(there)}"
+            )
+        return file.read_text(encoding="utf-8")
+
+
+def domain_named(name: str) -> Domain:
+    """The domain of the folder `name` beside this file; ConfigError if there is none."""
+    there = sorted(folder.parent.name for folder in Path(__file__).parent.glob("[a-z]*/__init__.py"))
+    if name not in there:
+        raise ConfigError(f"domain.name={name!r}: no such domain; there are {', '.join(there)}")
+    found: Domain = importlib.import_module(f"arch_search.domains.{name}").DOMAIN
+    return found
