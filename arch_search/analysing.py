@@ -57,6 +57,7 @@ def _with_words(
             changed=measured.changed_by(candidate),
             numbers=numbers_for_analyst(measured, candidate),
             outcome=lesson.outcome,
+            prompts=campaign.prompts,
             key=key,
             sampling=campaign.config.roles.analyst,
         )
@@ -77,6 +78,7 @@ def _with_marks(lesson: Lesson, candidate: Candidate, client: ModelClient, key: 
             client,
             program=candidate.program,
             motivation=candidate.motivation,
+            prompts=campaign.prompts,
             key=key,
             sampling=campaign.config.roles.judge,
         )

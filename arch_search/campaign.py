@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from arch_search.agents.messages import Prompts
 from arch_search.config import Config
 from arch_search.errors import CampaignError, ConfigError
 from arch_search.paths import CampaignPaths, GenerationPaths
@@ -47,6 +48,10 @@ class Campaign:
     def secret(self) -> str:
         """What the records are sealed with, empty for an older campaign; StoreError where it is lost."""
         return read_secret(self.paths.secret, sha256=self.secret_sha256)
+
+    @property
+    def prompts(self) -> Prompts:
+        return Prompts(seed=self.config.campaign.seed, folder=self.paths.prompts)
 
     def generation(self, number: int) -> GenerationPaths:
         return self.paths.generation(number)

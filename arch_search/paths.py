@@ -15,6 +15,7 @@ class CampaignPaths:
     driver/stop.json         request to end, until `run` or `submit` goes on
     driver/secret            what seals the records (mode 600); no program in the jail can read it
     driver/chain.json, jobs/ the driver as a job: number of the newest one, and its files
+    prompts/<name>.md        this campaign's own wording of a prompt
     calls.jsonl              one line per call of the language model; texts by hash in texts/
     texts/ab/<sha256>.txt.gz prompts and replies, named by the sha256 of the plain text
     servers/r0-0001/         one model server that is a Slurm job: replica 0, its first
@@ -54,6 +55,10 @@ class CampaignPaths:
     @property
     def secret(self) -> Path:
         return self.driver / "secret"
+
+    @property
+    def prompts(self) -> Path:
+        return self.root / "prompts"
 
     @property
     def calls(self) -> Path:

@@ -114,7 +114,13 @@ class Proposer:
     def _ask(self, number: int, drawn: Drawn, assignment: Assignment) -> Written:
         key = f"g{number:04d}/s{drawn.plan.slot:03d}/t{drawn.attempt}/researcher"
         try:
-            reply = researcher.write(self._client(), assignment, key=key, sampling=self._config.roles.researcher)
+            reply = researcher.write(
+                self._client(),
+                assignment,
+                prompts=self._campaign.prompts,
+                key=key,
+                sampling=self._config.roles.researcher,
+            )
         except ReplyError as error:
             return Written(drawn, None, None, refusal("reply", error))
         try:

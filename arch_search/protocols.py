@@ -13,7 +13,8 @@ class ModelRequest:
     """One call of a role.
 
     `key` names the call inside the campaign ("g0001/s003/t0/researcher"): a restarted driver that finds the answer
-    to a key in the call log does not ask again. `hints` (role, rung, method) let a recording choose a reply.
+    to a key in the call log does not ask again. `hints` (role, rung, method) let a recording choose a reply. `prompt`
+    names the prompt and its version, as judge@3.
     At most one of `grammar` (GBNF, xgrammar dialect) and `json_schema` is set; none means free text.
     """
 
@@ -24,6 +25,7 @@ class ModelRequest:
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
     hints: dict[str, str] = field(default_factory=dict)
+    prompt: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,14 +65,16 @@ class Repairer:
         drawn, assignment, reply = written.drawn, written.drawn.assignment, written.reply
         assert assignment is not None
         assert reply is not None
-        key = f"g{number:04d}/s{drawn.plan.slot:03d}/t{drawn.attempt}/engineer-{round_number}"
+        key = f"g{number:04d}/s{drawn.plan.slot:03d}/t{drawn.attempt}"
         try:
             reply = engineer.repair(
                 self._client(),
                 assignment,
                 refused=reply.text,
                 verdicts=tried.verdicts,
-                key=key,
+                prompts=self._campaign.prompts,
+                after=f"{key}/researcher",
+                key=f"{key}/engineer-{round_number}",
                 sampling=self._config.roles.engineer,
             )
             draft = rungs.program_from_reply(assignment, reply.text)

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from arch_search.agents.messages import messages_of
+from arch_search.agents.messages import Prompts
 from arch_search.agents.replies import ask_for_json
 from arch_search.config import Sampling
-from arch_search.protocols import ModelClient, ModelRequest
+from arch_search.protocols import ModelClient
 
 Outcome = Literal["better", "worse", "within_noise", "not_measured"]
 
@@ -62,6 +62,7 @@ def lesson_text(
     changed: Sequence[str],
     numbers: str,
     outcome: Outcome,
+    prompts: Prompts,
     key: str,
     sampling: Sampling,
 ) -> Words:
@@ -83,7 +84,7 @@ def lesson_text(
         "numbers": numbers,
         "outcome": _IN_WORDS[outcome],
     }
-    request = ModelRequest(key=key, role="analyst", messages=messages_of("analyst", facts), sampling=sampling)
+    request = prompts.request("analyst", facts, key=key, sampling=sampling)
     words, reply = ask_for_json(client, request, _Words)
     given = f"{motivation}\n{numbers}"
 

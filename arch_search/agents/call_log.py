@@ -43,6 +43,7 @@ class Call:
     seconds: float
     prompt_sha256: str
     reply_sha256: str
+    prompt: str = ""  # name and version of the prompt; empty in logs older than prompt versions
 
 
 class CallLog:
@@ -102,6 +103,7 @@ class CallLog:
             seconds=round(reply.seconds, 3),
             prompt_sha256=reply.prompt_sha256,
             reply_sha256=reply.reply_sha256,
+            prompt=request.prompt,
         )
         with self._guard:
             if self._journal is None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from arch_search.agents.messages import messages_of, text_of
+from arch_search.agents.fence import neutral
+from arch_search.agents.messages import Prompts
 from arch_search.agents.replies import ask_for_text
+from arch_search.agents.researcher import request_for
 from arch_search.config import Sampling
 from arch_search.proposals.assignment import Assignment
-from arch_search.proposals.rungs import writing_task
-from arch_search.protocols import ModelClient, ModelReply, ModelRequest
+from arch_search.protocols import ModelClient, ModelReply
 from cognition_db.records import Verdict
 
 _MAX_REASON_CHARACTERS = 600
@@ -22,34 +23,24 @@ def repair(
     *,
     refused: str,
     verdicts: Sequence[Verdict],
+    prompts: Prompts,
+    after: str,
     key: str,
     sampling: Sampling,
 ) -> ModelReply:
     """A second reply to the assignment, in the form of its rung, after `refused` and what the checks said of it.
 
-    The Researcher's conversation goes on, so that the server's prefix cache holds all but the last two turns.
+    The Researcher's conversation `after` goes on, so that the server's prefix cache holds all but the last two turns.
 
     Raises:
         ReplyError: only empty replies, or the request is too long for the model.
         ModelServerError: the server does not answer.
     """
-    task = writing_task(assignment)
-    turns = (
-        *messages_of(task.template, task.facts, task.examples),
-        {"role": "assistant", "content": refused},
-        {
-            "role": "user",
-            "content": text_of("engineer", {"refused": _refusing(verdicts), "unproved": _unproved(verdicts)}),
-        },
-    )
-    request = ModelRequest(
-        key=key,
-        role="engineer",
-        messages=turns,
-        sampling=replace(sampling, max_tokens=min(task.max_tokens, sampling.max_tokens)),
-        grammar=task.grammar,
-        hints=task.hints,
-    )
+    asked = request_for(assignment, prompts=prompts, key=after, sampling=sampling)
+    facts = {"refused": _refusing(verdicts), "unproved": _unproved(verdicts)}
+    question, label = prompts.turn("engineer", facts, key=key)
+    turns = ({"role": "assistant", "content": neutral(refused)}, {"role": "user", "content": question})
+    request = replace(asked, key=key, role="engineer", messages=(*asked.messages, *turns), prompt=label)
     return ask_for_text(client, request)
 
 

@@ -8,10 +8,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from arch_search.agents.messages import messages_of
+from arch_search.agents.messages import Prompts
 from arch_search.agents.replies import ask_for_json
 from arch_search.config import Sampling
-from arch_search.protocols import ModelClient, ModelRequest
+from arch_search.protocols import ModelClient
 
 _MAX_PROGRAM_CHARACTERS = 6000
 _Mark = Annotated[int, Field(ge=1, le=10)]
@@ -35,7 +35,9 @@ class Opinion:
     reply_sha256: str
 
 
-def score(client: ModelClient, *, program: str, motivation: str, key: str, sampling: Sampling) -> Opinion:
+def score(
+    client: ModelClient, *, program: str, motivation: str, prompts: Prompts, key: str, sampling: Sampling
+) -> Opinion:
     """The model's marks for a program.
 
     Raises:
@@ -43,7 +45,7 @@ def score(client: ModelClient, *, program: str, motivation: str, key: str, sampl
         ModelServerError: the server does not answer.
     """
     facts = {"program": _shown(program), "motivation": motivation}
-    request = ModelRequest(key=key, role="judge", messages=messages_of("judge", facts), sampling=sampling)
+    request = prompts.request("judge", facts, key=key, sampling=sampling)
     marks, reply = ask_for_json(client, request, _Marks)
     return Opinion(
         score=(marks.effectiveness + marks.novelty + marks.complexity) / 3,

@@ -1,48 +1,76 @@
-"""Messages: Markdown templates of agents/prompts, filled in strictly and split into system and user message."""
+"""Messages: prompt files filled in strictly, with all that is data inside a fence."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from dataclasses import dataclass
+from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from arch_search.agents import prompt_files
+from arch_search.agents.fence import fenced, nonce_of
+from arch_search.agents.prompt_files import PromptFile
+from arch_search.config import Sampling
+from arch_search.protocols import ModelRequest
 
-_DIVIDER = "==="
+Facts = Mapping[str, str]
 
 
-def messages_of(
-    template: str, facts: Mapping[str, object], examples: Sequence[tuple[str, str]] = ()
-) -> tuple[dict[str, str], ...]:
-    """The chat of one call: system message, earlier (user, assistant) turns, the question.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """The prompts of one campaign, its own wordings before the shipped ones.
 
-    The line `===` in the template stands between system message and question. The system message comes first and is
-    the same for every call of a role, so that the server's prefix cache holds it.
-
-    Raises:
-        jinja2.TemplateError: the template is missing or names a fact that is not given (our bug).
+    The same arguments give the same text, at any time and on any machine: a campaign can be replayed.
     """
-    system, divider, question = _template(template).render(facts).partition(f"\n{_DIVIDER}\n")
-    if not divider:
-        raise ValueError(f"prompts/{template}.md has no line {_DIVIDER} between system message and question")
-    turns = [{"role": "system", "content": system.strip()}]
-    for asked, answered in examples:
-        turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-    return (*turns, {"role": "user", "content": question.strip()})
+
+    seed: int
+    folder: Path | None = None
+
+    def request(
+        self,
+        name: str,
+        facts: Facts,
+        *,
+        key: str,
+        sampling: Sampling,
+        examples: Sequence[tuple[Facts, str]] = (),
+    ) -> ModelRequest:
+        """The call `key` with prompt `name`: system message, worked examples as earlier turns, the question.
+
+        The system message comes first and is the same for every call of a prompt, so that the server's prefix cache
+        holds it. Examples are ours: they are asked in the words of the question and are not fenced.
+
+        Raises:
+            ConfigError: the campaign's own wording of the prompt does not do.
+            ValueError: the facts are not those that the prompt declares (our bug).
+        """
+        prompt = prompt_files.current(name, self.folder)
+        ours = {fact: facts[fact] for fact in prompt.facts if fact in facts}
+        turns = [{"role": "system", "content": _system(prompt, ours)}]
+        for asked, answered in examples:
+            turns.append({"role": "user", "content": _rendered(prompt.question, {**ours, **asked})})
+            turns.append({"role": "assistant", "content": answered})
+        turns.append({"role": "user", "content": self._question(prompt, facts, key)})
+        return ModelRequest(key=key, role=prompt.role, messages=tuple(turns), sampling=sampling, prompt=prompt.label)
+
+    def turn(self, name: str, facts: Facts, *, key: str) -> tuple[str, str]:
+        """One later turn of a conversation, and the label of its prompt; raises as `request` does."""
+        prompt = prompt_files.current(name, self.folder)
+        return self._question(prompt, facts, key), prompt.label
+
+    def _question(self, prompt: PromptFile, facts: Facts, key: str) -> str:
+        declared = {*prompt.facts, *prompt.data}
+        if declared != set(facts):
+            raise ValueError(f"prompts/{prompt.name}.md declares {sorted(declared)}, given are {sorted(facts)}")
+        nonce = nonce_of(self.seed, key)
+        data = {name: fenced(facts[name], nonce=nonce, longest=longest) for name, longest in prompt.data.items()}
+        return _rendered(prompt.question, {**facts, **data})
 
 
-def text_of(template: str, facts: Mapping[str, object]) -> str:
-    """One later turn of a conversation, from a template without a divider."""
-    return _template(template).render(facts).strip()
+def _system(prompt: PromptFile, ours: Facts) -> str:
+    """The system message; the rule about data is not of the prompt file, so that no wording can leave it out."""
+    system = _rendered(prompt.system, ours)
+    return f"{system}\n\n{prompt_files.shipped('data_rule').question}" if prompt.data else system
 
 
-@cache
-def _template(name: str) -> Template:
-    return _environment().get_template(f"{name}.md")
-
-
-@cache
-def _environment() -> Environment:
-    # the prompts go to a language model, not to a browser: nothing is escaped
-    return Environment(
-        loader=PackageLoader("arch_search.agents", "prompts"), undefined=StrictUndefined, keep_trailing_newline=True
-    )
+def _rendered(source: str, facts: Facts) -> str:
+    return prompt_files.template(source).render(facts).strip()

@@ -15,6 +15,7 @@ class Assignment:
     parent: Candidate
     method: str = ""  # hook or method to rewrite; empty for the rungs that write a whole program
     insight: Insight | None = None
+    plan: str = ""  # what the Planner made of it; the writer follows it instead of the insight
     references: tuple[Candidate, ...] = ()
 
 
@@ -22,15 +23,14 @@ class Assignment:
 class WritingTask:
     """An assignment in the form the model sees it.
 
-    `template` names agents/prompts/<template>.md. It is rendered with `facts` and split at its one line `===`: the
-    part before is the system message (the same for every call of a rung, so that the server's prefix cache holds it),
-    the part after is the last user message. `examples` are earlier (user, assistant) turns between the two.
+    `template` names agents/prompts/<template>.md, which is filled with `facts` and says which of them are data.
+    `examples` are earlier turns: what the same question was filled with, and the answer.
     """
 
     rung: Rung
     template: str
     facts: dict[str, str]
-    examples: tuple[tuple[str, str], ...] = ()
+    examples: tuple[tuple[dict[str, str], str], ...] = ()
     grammar: str | None = None  # GBNF in the xgrammar dialect; None: free text
     max_tokens: int = 256
     hints: dict[str, str] = field(default_factory=dict)  # rung and method, for the call log and recordings

@@ -1,34 +1,19 @@
-"""Worked examples and the wording of requests: the same form for the examples and for the real request."""
+"""Worked examples: what the prompts' questions were filled with, and a good answer."""
 
 from __future__ import annotations
 
 from cognition_db.records import Rung
 
-
-def hook_request(method: str, *, purpose: str, source: str, idea: str) -> str:
-    """Ask for one function over the toolbox."""
-    return f"Rewrite {method}: {purpose}.\nPresent form:\n{source}\nIdea: {idea}"
+Example = tuple[dict[str, str], str]
 
 
-def splice_request(method: str, *, source: str, init: str, idea: str, tools: str = "") -> str:
-    """Ask for one method of any module; the constructor is shown because the method reads its attributes.
-
-    `tools` is the toolbox of a program that is built on it.
-    """
-    layout = "Vectors q, k, v, o are (B, H, T, d), scalars (B, H, T, 1), x is (B, T, D). There are also:\n"
-    return (
-        f"Rewrite the method {method}. The constructor is:\n```python\n{init}```\n"
-        f"The present method is:\n```python\n{source}```\n{layout + tools + chr(10) if tools else ''}Idea: {idea}"
-    )
-
-
-def module_request(program: str, *, idea: str) -> str:
-    """Ask for a whole program."""
-    return f"The present program is:\n```python\n{program}```\nIdea: {idea}"
+def _asked(method: str, *, source: str, idea: str, **facts: str) -> dict[str, str]:
+    """What the question of a prompt is filled with; an example follows an insight, never a plan."""
+    return {"method": method, "source": source, "insight": idea, "plan": "", **facts}
 
 
 _MIX_PATHS = (
-    hook_request(
+    _asked(
         "mix_paths",
         purpose="how the memory output o is joined with other paths",
         source="def mix_paths(self, o, q, k, v, x):\n    return o",
@@ -39,7 +24,7 @@ _MIX_PATHS = (
     '    return o + torch.sigmoid(self.p.lin1("local", x)) * self.p.conv("fir", v, 7)\n',
 )
 _DECAY = (
-    hook_request(
+    _asked(
         "decay",
         purpose="log decay of the memory at each token; 0 keeps everything",
         source="def decay(self, q, k, v, x):\n    return torch.zeros_like(k[..., :1])",
@@ -50,7 +35,7 @@ _DECAY = (
     '    return -0.05 * F.softplus(self.p.lin1("forget", x) + self.p.scalar("rate", 0.5))\n',
 )
 _FEATURE_MAP = (
-    hook_request(
+    _asked(
         "feature_map",
         purpose="what becomes of queries and keys before they are scaled to unit length",
         source="def feature_map(self, q, k, x):\n    return F.silu(q), F.silu(k)",
@@ -62,7 +47,7 @@ _FEATURE_MAP = (
 )
 _READ = "return self.read(q, k, v, self.write_strength(q, k, v, x), self.decay(q, k, v, x))"
 _TWO_MEMORIES = (
-    hook_request(
+    _asked(
         "mix",
         purpose="the whole way from q, k, v to the output",
         source=f"def mix(self, q, k, v, x):\n    {_READ}",
@@ -76,7 +61,7 @@ _TWO_MEMORIES = (
     '    return a1 + torch.sigmoid(self.p.lin1("mix", x)) * a2\n',
 )
 _LOCAL_AND_MEMORY = (
-    hook_request(
+    _asked(
         "mix",
         purpose="the whole way from q, k, v to the output",
         source=f"def mix(self, q, k, v, x):\n    {_READ}",
@@ -90,11 +75,12 @@ _LOCAL_AND_MEMORY = (
     '    return a1 + self.p.vector("share", 0.5) * a3\n',
 )
 _SPLICE = (
-    splice_request(
+    _asked(
         "gate",
-        source="def gate(self, y, x):\n    return y\n",
+        source="def gate(self, y, x):\n    return y",
         init="def __init__(self, hidden_size=256, **kwargs):\n    super().__init__()\n"
-        "    self.out = nn.Linear(hidden_size, hidden_size)\n",
+        "    self.out = nn.Linear(hidden_size, hidden_size)",
+        tools="",
         idea="Multiply the output with a gate that is learned from the input.",
     ),
     '{"motivation":"a sigmoid gate from the input on the output"}\n'
@@ -106,11 +92,12 @@ _SPLICE = (
 )
 
 _TOOLBOX_SPLICE = (
-    splice_request(
+    _asked(
         "mix_paths",
-        source="def mix_paths(self, o, q, k, v, x):\n    return o\n",
+        source="def mix_paths(self, o, q, k, v, x):\n    return o",
         init="def __init__(self, hidden_size=256, num_heads=4, **kwargs):\n    super().__init__()\n"
-        "    self.num_heads = num_heads\n    self.p = Learned(hidden_size, num_heads)\n",
+        "    self.num_heads = num_heads\n    self.p = Learned(hidden_size, num_heads)",
+        tools="",
         idea="A short causal filter on the values gives local detail that the memory blurs; a gate decides per token.",
     ),
     '{"motivation":"filtered values beside the memory, gated by the input"}\n'
@@ -124,7 +111,7 @@ _TOOLBOX_SPLICE = (
 _EDITS = {"mix_paths": _MIX_PATHS, "decay": _DECAY, "feature_map": _FEATURE_MAP}
 
 
-def examples_for(rung: Rung, method: str, *, on_toolbox: bool) -> tuple[tuple[str, str], ...]:
+def examples_for(rung: Rung, method: str, *, on_toolbox: bool) -> tuple[Example, ...]:
     """Worked examples of a rung; for an edit never one of the same method, because a small model would copy it."""
     if rung == "grammar_edit":
         return tuple(example for name, example in _EDITS.items() if name != method)[:2]

@@ -28,7 +28,7 @@ from arch_search.proposals.rendering import (
     render,
     with_header,
 )
-from cognition_db.records import Candidate, Insight, Rung
+from cognition_db.records import Candidate, Rung
 
 _TOKENS: dict[Rung, int] = {
     "grammar_edit": 160,
@@ -37,6 +37,9 @@ _TOKENS: dict[Rung, int] = {
     "method_splice": 600,
     "whole_module": 2300,
 }
+
+
+_LAYOUT = "Vectors q, k, v, o are (B, H, T, d), scalars (B, H, T, 1), x is (B, T, D). There are also:\n"
 
 
 def editable_methods(program: str) -> tuple[str, ...]:
@@ -85,7 +88,7 @@ def writing_task(assignment: Assignment) -> WritingTask:
     return WritingTask(
         rung=rung,
         template=f"researcher_{rung}",
-        facts={"toolbox": toolbox_text(), "request": _request(assignment, method)},
+        facts=_facts(assignment, method),
         examples=examples.examples_for(rung, method, on_toolbox=is_toolbox_program(assignment.parent.program)),
         grammar=_grammar(assignment),
         max_tokens=_TOKENS[rung],
@@ -129,32 +132,31 @@ def _grammar(assignment: Assignment) -> str | None:
     )
 
 
-def _request(assignment: Assignment, method: str) -> str:
-    """The last user message: one place, its present source, one idea."""
-    parent = assignment.parent
-    if assignment.rung == "whole_module":
-        return examples.module_request(
-            splice.without_words(parent.program), idea=_idea(assignment.insight, with_formula=True)
-        )
+def _facts(assignment: Assignment, method: str) -> dict[str, str]:
+    """What the prompt of the rung is filled with: one place, its present source, one idea."""
+    parent, rung = assignment.parent, assignment.rung
+    if rung == "whole_module":
+        return {"program": splice.without_words(parent.program), **_idea(assignment, with_formula=True)}
     source = splice.method_source(parent.program, parent.class_name, method)
-    purpose = BY_HOOK[method].purpose if method in BY_HOOK else "part of the mixer"
-    if assignment.rung == "method_splice":
+    if rung == "method_splice":
         init = splice.method_source(parent.program, parent.class_name, "__init__")
-        tools = toolbox_text() if is_toolbox_program(parent.program) else ""
-        idea = _idea(assignment.insight, with_formula=not tools)
-        return examples.splice_request(method, source=source, init=init, tools=tools, idea=idea)
+        tools = _LAYOUT + toolbox_text() + "\n" if is_toolbox_program(parent.program) else ""
+        idea = _idea(assignment, with_formula=not tools)
+        return {"method": method, "source": source, "init": init, "tools": tools, **idea}
     body = "\n".join(ast.unparse(one) for one in ast.parse(source).body[0].body)  # type: ignore[attr-defined]
     shown = f"{BY_HOOK[method].short_signature}\n{textwrap.indent(body, '    ')}"
-    return examples.hook_request(
-        method, purpose=purpose, source=shown, idea=_idea(assignment.insight, with_formula=False)
-    )
+    facts = {"toolbox": toolbox_text(), "method": method, "purpose": BY_HOOK[method].purpose, "source": shown}
+    return {**facts, **_idea(assignment, with_formula=False)}
 
 
-def _idea(insight: Insight | None, *, with_formula: bool) -> str:
-    """The insight as a request; small models copy a formula into toolbox code, so there it is left out."""
+def _idea(assignment: Assignment, *, with_formula: bool) -> dict[str, str]:
+    """The plan, or else the insight; small models copy a formula into toolbox code, so there it is left out."""
+    insight = assignment.insight
+    if assignment.plan:
+        return {"insight": "", "plan": assignment.plan}
     if insight is None:
-        return "Try something simple that the present form does not do."
-    return f"{insight.claim} {insight.how}" if with_formula else insight.claim
+        return {"insight": "Try something simple that the present form does not do.", "plan": ""}
+    return {"insight": f"{insight.claim} {insight.how}" if with_formula else insight.claim, "plan": ""}
 
 
 def _toolbox_child(assignment: Assignment, reply: str) -> tuple[str, str]:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from arch_search.agents.call_log import CallLog, prompt_text
+from arch_search.agents.call_log import Call, CallLog, prompt_text, read_calls
 from arch_search.agents.recorded import RecordedClient, read_recording
 from arch_search.agents.recording import record
 from arch_search.config import Sampling
 from arch_search.errors import ConfigError, ModelServerError
 from arch_search.protocols import ModelReply, ModelRequest
 from cognition_db.experience.errors import StoreError
-from cognition_db.records import sha256_text
+from cognition_db.records import from_json, sha256_text, to_json
 
 
 def request(key: str, *, role: str = "researcher", **hints: str) -> ModelRequest:
@@ -202,3 +202,14 @@ def test_the_prompt_hash_depends_on_all_that_decides_the_answer() -> None:
     ]
     assert len({prompt_text(one) for one in [asked, *others]}) == 5
     assert prompt_text(replace(asked, key="other")) == prompt_text(asked)
+
+
+def test_the_prompt_of_a_call_is_kept_and_logs_from_before_prompts_had_versions_are_read(tmp_path: Path) -> None:
+    log = open_log(tmp_path)
+    asked = replace(request("a"), prompt="judge@3")
+    log.record(asked, reply(asked, "x"))
+    log.close()
+    assert read_calls(tmp_path / "calls.jsonl")[0].prompt == "judge@3"
+    older = to_json(read_calls(tmp_path / "calls.jsonl")[0])
+    del older["prompt"]
+    assert from_json(Call, older).prompt == ""

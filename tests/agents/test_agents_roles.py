@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import get_args
 
 import pytest
-from jinja2 import UndefinedError
 
 from arch_search import domains
 from arch_search.agents import analyst, engineer, judge, researcher
 from arch_search.agents.analyst import contradiction
-from arch_search.agents.messages import messages_of
+from arch_search.agents.messages import Prompts
 from arch_search.config import Sampling
 from arch_search.errors import ReplyError
 from arch_search.proposals import rungs
@@ -21,6 +19,7 @@ from arch_search.protocols import ModelReply, ModelRequest
 from cognition_db.records import Candidate, Insight, Rung, Verdict, sha256_text
 
 SAMPLING = Sampling(temperature=0.5, top_p=1, max_tokens=300)
+PROMPTS = Prompts(seed=1)
 
 
 class Scripted:
@@ -57,12 +56,12 @@ def an_assignment() -> Assignment:
     return Assignment(rung="toolbox_program", parent=parent(), insight=INSIGHT)
 
 
-@pytest.mark.parametrize("rung", [one for one in get_args(Rung) if one not in ("mutation", "copy")])
+@pytest.mark.parametrize("rung", rungs.rungs_for(parent()))
 def test_every_rung_has_a_prompt_with_the_idea_in_its_question(rung: Rung) -> None:
     methods = rungs.methods_for(rung, parent())
     client = Scripted("some text")
     assignment = Assignment(rung=rung, parent=parent(), method=methods[0] if methods else "", insight=INSIGHT)
-    researcher.write(client, assignment, key="k", sampling=SAMPLING)
+    researcher.write(client, assignment, prompts=PROMPTS, key="k", sampling=SAMPLING)
     asked = client.asked[0]
     assert [turn["role"] for turn in asked.messages[:1]] == ["system"]
     assert asked.messages[-1]["role"] == "user"
@@ -76,21 +75,17 @@ def test_the_system_message_is_the_same_for_two_assignments_of_a_rung() -> None:
     client = Scripted("a", "b")
     for method in rungs.methods_for("grammar_edit", parent())[:2]:
         assignment = Assignment(rung="grammar_edit", parent=parent(), method=method, insight=INSIGHT)
-        researcher.write(client, assignment, key=method, sampling=SAMPLING)
+        researcher.write(client, assignment, prompts=PROMPTS, key=method, sampling=SAMPLING)
     first, second = client.asked
     assert first.messages[:-1] == second.messages[:-1]
     assert first.messages[-1] != second.messages[-1]
 
 
-def test_a_prompt_without_one_of_its_facts_is_an_error_not_a_gap() -> None:
-    with pytest.raises(UndefinedError, match="outcome"):
-        messages_of("analyst", {"motivation": "m", "numbers": "n", "changed": "c"})
-
-
-def test_examples_stand_between_system_message_and_question() -> None:
-    facts = {"motivation": "m", "changed": "c", "numbers": "n", "outcome": "o"}
-    roles = [turn["role"] for turn in messages_of("analyst", facts, [("q", "a"), ("q2", "a2")])]
-    assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
+def mend(client: Scripted, verdicts: list[Verdict]) -> None:
+    engineer.repair(
+        client, an_assignment(), refused="REFUSED <|im_end|>", verdicts=verdicts, prompts=PROMPTS,
+        after="r", key="k", sampling=SAMPLING,
+    )  # fmt: skip
 
 
 def test_the_engineer_sees_the_refusing_verdicts_and_no_others() -> None:
@@ -100,9 +95,9 @@ def test_the_engineer_sees_the_refusing_verdicts_and_no_others() -> None:
         Verdict(check="shape", outcome="failed", reason="x" * 5000, refuses=True),
     ]
     client = Scripted("```python\n```")
-    engineer.repair(client, an_assignment(), refused="REFUSED", verdicts=verdicts, key="k", sampling=SAMPLING)
+    mend(client, verdicts)
     *_, refused, last = client.asked[0].messages
-    assert refused == {"role": "assistant", "content": "REFUSED"}
+    assert refused == {"role": "assistant", "content": "REFUSED \u2039|im_end|\u203a"}
     question = last["content"]
     assert "causality: token 3 sees token 5" in question
     assert "w is unused" not in question
@@ -111,8 +106,8 @@ def test_the_engineer_sees_the_refusing_verdicts_and_no_others() -> None:
 
 def test_the_engineer_goes_on_with_the_conversation_of_the_researcher() -> None:
     first, second = Scripted("```python\n```"), Scripted("```python\n```")
-    researcher.write(first, an_assignment(), key="k", sampling=SAMPLING)
-    engineer.repair(second, an_assignment(), refused="x", verdicts=[], key="k", sampling=SAMPLING)
+    researcher.write(first, an_assignment(), prompts=PROMPTS, key="r", sampling=SAMPLING)
+    mend(second, [])
     assert second.asked[0].messages[:-2] == first.asked[0].messages
 
 
@@ -132,6 +127,7 @@ def analysed(client: Scripted, outcome: analyst.Outcome) -> analyst.Words:
         changed=("output_gate",),
         numbers="difference +0.070",
         outcome=outcome,
+        prompts=PROMPTS,
         key="k",
         sampling=SAMPLING,
     )
@@ -186,7 +182,7 @@ def test_the_analyst_blames_a_part_and_names_a_symptom() -> None:
     assert (found.component, found.confidence, found.trigger) == (
         "output gate", 0.6, "the output gate saturates early",
     )  # fmt: skip
-    assert "Changed parts: output_gate" in client.asked[0].messages[-1]["content"]
+    assert ">\noutput_gate\n</data" in client.asked[0].messages[-1]["content"]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +207,7 @@ def test_an_analyst_that_sends_prose_twice_is_a_reply_error() -> None:
 
 def test_the_judge_keeps_three_marks_and_their_mean() -> None:
     client = Scripted('{"effectiveness":4,"novelty":6,"complexity":8}')
-    opinion = judge.score(client, program=parent().program, motivation="m", key="k", sampling=SAMPLING)
+    opinion = judge.score(client, program=parent().program, motivation="m", prompts=PROMPTS, key="k", sampling=SAMPLING)
     assert (opinion.score, opinion.effectiveness, opinion.novelty, opinion.complexity) == (6.0, 4, 6, 8)
     assert "class DeltaNet" in client.asked[0].messages[-1]["content"]
 
@@ -221,4 +217,4 @@ def test_the_judge_keeps_three_marks_and_their_mean() -> None:
 )
 def test_marks_out_of_range_or_of_another_type_are_no_opinion(text: str) -> None:
     with pytest.raises(ReplyError):
-        judge.score(Scripted(text, text), program="x = 1", motivation="m", key="k", sampling=SAMPLING)
+        judge.score(Scripted(text, text), program="x = 1", motivation="m", prompts=PROMPTS, key="k", sampling=SAMPLING)

@@ -106,7 +106,9 @@ def test_a_refused_program_is_shown_why_and_repaired_until_it_passes(campaign: C
     assert after.candidate is not None
     assert after.proposal.repairs == 2
     assert [one.key for one in model.asked] == ["g0001/s000/t0/engineer-1", "g0001/s000/t0/engineer-2"]
-    assert "The checks refused this:\n- causality: token 3 sees token 5" in model.asked[0].messages[-1]["content"]
+    question = model.asked[0].messages[-1]["content"]
+    assert question.startswith("The checks refused this:\n<data ")
+    assert "- causality: token 3 sees token 5\n</data" in question
 
 
 def test_a_program_that_was_not_proved_is_shown_where_and_gets_one_repair(campaign: Campaign) -> None:

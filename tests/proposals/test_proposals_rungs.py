@@ -214,7 +214,7 @@ def test_only_grammar_rungs_carry_a_grammar(seed):
     for rung in rungs.rungs_for(seed):
         task = rungs.writing_task(Assignment(rung=rung, parent=seed, method="decay", insight=INSIGHT))
         assert (task.grammar is not None) == rung.startswith("grammar_")
-        assert "CLAIM" in task.facts["request"]
+        assert "CLAIM" in task.facts["insight"]
         assert task.hints["rung"] == rung
 
 
