@@ -14,11 +14,12 @@ from arch_search.settings import (
 )
 
 
-@pytest.mark.parametrize("campaign", ["demo", "laptop", "smoke"])
+@pytest.mark.parametrize("campaign", ["demo", "laptop", "smoke", "agents"])
 @pytest.mark.parametrize("launcher", ["local", "inline", "cluster"])
 def test_every_shipped_choice_composes(campaign: str, launcher: str) -> None:
     config = load_config([f"campaign={campaign}", f"slurm={launcher}"])
-    assert config.stage.name == campaign
+    assert config.campaign.name == campaign
+    assert config.stage.name == {"agents": "minute"}.get(campaign, campaign)
     assert config.slurm.launcher == launcher
 
 
