@@ -11,6 +11,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from arch_search.clean_text import one_line
+
 EXAMPLE = """examples:
   arch-search run campaign=demo                 start or continue a small campaign on this machine
   arch-search run campaign=laptop slurm=cluster slurm.partition=gpu slurm.account=lab
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(command: str, error: Exception, *, code: int) -> int:
-    print(f"arch-search {command}: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"arch-search {command}: {one_line(str(error))}", file=sys.stderr)
     return code
 
 

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from arch_search.campaign import Campaign
+from arch_search.clean_text import clean
 from arch_search.driver import Driver
 from arch_search.reporting import Progress, progress_of
 
@@ -46,12 +47,12 @@ class Display:
         self.say(f"campaign {self._campaign.config.campaign.name} in {self._campaign.paths.root}")
 
     def say(self, event: str) -> None:
-        line = f"{time.strftime('%H:%M:%S')} {event}"
+        line = f"{time.strftime('%H:%M:%S')} {clean(event)}"
         self._console.print(line)
         # the screen has the line; a disk that takes no more must not end the driver over its log
         with suppress(OSError):
             self._campaign.paths.driver_log.parent.mkdir(parents=True, exist_ok=True)
-            with self._campaign.paths.driver_log.open("a") as log:
+            with self._campaign.paths.driver_log.open("a", encoding="utf-8") as log:
                 log.write(line + "\n")
 
     def _redraw(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from arch_search.analysis.lessons import outcome_as_symptom
+from arch_search.clean_text import one_line
 from arch_search.config import Config
 from arch_search.generation import SlotPlan, plans_of
 from arch_search.proposals import rungs
@@ -19,6 +20,7 @@ from cognition_db.experience.archive import ArchiveContents
 from cognition_db.literature import load_insights, retrieve
 from cognition_db.records import Candidate, Insight, Verdict
 
+_LONGEST_REASON = 400  # characters: a reason may quote the reply
 _NEAR = 8  # insights near to what was observed, among which one is drawn: the nearest alone would come again and again
 
 
@@ -46,7 +48,7 @@ class Written:
 
 def refusal(check: str, error: Exception) -> Verdict:
     """The verdict on a try that became no program."""
-    return Verdict(check=check, outcome="failed", reason=str(error), refuses=True)
+    return Verdict(check=check, outcome="failed", reason=one_line(str(error), _LONGEST_REASON), refuses=True)
 
 
 def parent_choices(

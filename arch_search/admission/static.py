@@ -10,9 +10,11 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 
+from arch_search.clean_text import one_line
 from arch_search.config import Admission
 from cognition_db.records import Verdict
 
+_LONGEST_REASON = 400  # characters: a reason may quote the program
 _UNWANTED_MODULES = {
     "asyncio", "atexit", "builtins", "code", "concurrent", "ctypes", "faulthandler", "fcntl", "ftplib", "gc",
     "glob", "http", "importlib", "inspect", "io", "marshal", "mmap", "multiprocessing", "os", "pathlib", "pickle",
@@ -192,4 +194,4 @@ def _passed(check: str, reason: str) -> Verdict:
 
 
 def _refused(check: str, reason: str) -> Verdict:
-    return Verdict(check=check, outcome="failed", reason=reason, refuses=True)
+    return Verdict(check=check, outcome="failed", reason=one_line(reason, _LONGEST_REASON), refuses=True)

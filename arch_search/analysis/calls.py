@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from arch_search.agents.call_log import Call
-from arch_search.analysis.text import clean, one_line, short
+from arch_search.analysis.text import short
+from arch_search.clean_text import clean, one_line
 from cognition_db.records import SlotTry
 
 _INDENT = "    "  # of all that a model or a prompt says: at the margin stand only words of ours

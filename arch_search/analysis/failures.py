@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from arch_search.analysis.text import one_line, short
+from arch_search.analysis.text import short
+from arch_search.clean_text import one_line
 from cognition_db.records import Evaluation, SlotTry
 
 _REASONS_SHOWN = 3

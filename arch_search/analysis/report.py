@@ -18,6 +18,7 @@ from arch_search.analysis.noise import Noise
 from arch_search.analysis.parents import against_parents
 from arch_search.analysis.statistics import Standing, judged_values, noise_of, standings, without_repeats
 from arch_search.analysis.summary import METRIC_WORDS, ReportFacts, comparisons, noise_bands, summary, typical_seeds
+from arch_search.clean_text import clean
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
 from cognition_db.records import WRITTEN_ARMS, Candidate, Certificate, Lesson
@@ -203,7 +204,7 @@ def _environment() -> Environment:
 
 
 def _printable(value: Any) -> Any:
-    return text.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _origin(row: Standing) -> str:

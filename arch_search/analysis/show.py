@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from arch_search.analysis.statistics import Standing, standings
-from arch_search.analysis.text import clean, duration, interval, number, one_line, short, signed, sparkline
+from arch_search.analysis.text import duration, interval, number, short, signed, sparkline
+from arch_search.clean_text import clean, one_line
 from arch_search.errors import CampaignError
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import Candidate, Certificate, Evaluation

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from arch_search.analysis.text import clean, duration
+from arch_search.analysis.text import duration
+from arch_search.clean_text import clean
 
 COLUMNS = 80
 _INDENT = 12

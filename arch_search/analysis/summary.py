@@ -11,7 +11,8 @@ from arch_search.analysis.arms import against_controls
 from arch_search.analysis.costs import Budget
 from arch_search.analysis.noise import Noise
 from arch_search.analysis.statistics import Standing
-from arch_search.analysis.text import count, interval, number, one_line, percent, short, signed
+from arch_search.analysis.text import count, interval, number, percent, short, signed
+from arch_search.clean_text import one_line
 from cognition_db.experience.archive import ArchiveContents
 
 METRIC_WORDS = {"recall_accuracy": "recall accuracy", "heldout_loss": "held-out loss"}

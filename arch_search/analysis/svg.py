@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from arch_search.analysis.text import clean
+from arch_search.clean_text import clean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

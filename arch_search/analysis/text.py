@@ -1,4 +1,4 @@
-"""Words and numbers for people: cleaned text of programs and models, short names, signed numbers, durations."""
+"""Words and numbers for people: short names, signed numbers, durations."""
 
 from __future__ import annotations
 
@@ -6,25 +6,10 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
+from arch_search.clean_text import one_line
+
 MISSING = "–"
-_KEPT = "\n\t"
-_REPLACED = "\N{REPLACEMENT CHARACTER}"
 _BLOCKS = "▁▂▃▄▅▆▇█"
-
-
-def clean(text: str) -> str:
-    """The text without control, direction and surrogate characters, which could steer a terminal or a page."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        char if char in _KEPT or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Cn") else _REPLACED
-        for char in text
-    )
-
-
-def one_line(text: str) -> str:
-    """Cleaned text with every run of white space as one space."""
-    return " ".join(clean(text).split())
 
 
 def short(text: str, columns: int) -> str:

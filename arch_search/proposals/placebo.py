@@ -22,7 +22,7 @@ def placebo(reference: Candidate, *, generation: int, slot: int) -> Draft:
         raise ProposalError(f"reference {reference.id} has no __init__ that could draw other weights")
     first = next(one for one in init.body if not _is_docstring(one))
     draws = generation * 1000 + slot + 1
-    lines = reference.program.splitlines(keepends=True)
+    lines = splice.lines_of(reference.program)
     indent = " " * first.col_offset
     lines.insert(
         first.lineno - 1,

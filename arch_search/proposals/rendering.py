@@ -63,7 +63,7 @@ def header(*, origin: str, change: str, words: str = "") -> str:
 def with_header(program: str, text: str) -> str:
     """The program with `text` as its module docstring, instead of the one it had."""
     tree = splice.parse(program)
-    lines = program.splitlines(keepends=True)
+    lines = splice.lines_of(program)
     if ast.get_docstring(tree, clean=False) is not None:
         first = tree.body[0]
         lines[first.lineno - 1 : first.end_lineno] = []

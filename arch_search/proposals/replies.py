@@ -8,11 +8,16 @@ import re
 import textwrap
 from dataclasses import dataclass
 
+from arch_search.clean_text import one_line
 from arch_search.errors import ProposalError
 from arch_search.proposals import splice
 
 _FENCE = re.compile(r"```[A-Za-z0-9_+-]*[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 _LONGEST_WORDS = 300  # characters kept of a writer's own words
+_LONGEST_REPLY = 200_000  # characters; more comes only from a server that does not keep to max_tokens
+# what walks a syntax tree recurses several frames per level, in threads that stand at different depths already
+_DEEPEST = 100
+_LONGEST_INTEGER_BITS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,19 +33,18 @@ def function_reply(reply: str, name: str) -> tuple[ast.FunctionDef, str]:
 
     Raises ProposalError for an empty reply, prose, code that does not parse, another function.
     """
-    if not reply.strip():
-        raise ProposalError("the reply is empty; expected one function")
+    _require_readable(reply, "one function")
     # a small model often closes a fence that it never opened, so the text before the first fence counts as a block
     blocks = [block for block in (*_FENCE.findall(reply), reply.split("```")[0]) if f"def {name}" in block]
     if not blocks:
         raise ProposalError(f"the reply has no def {name}; it begins with {_start(reply)}")
     code = textwrap.dedent(max(blocks, key=len)).strip() + "\n"
-    tree = splice.parse(code, "the reply")
+    tree = _bounded_tree(code, "the reply")
     found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
     if len(found) != 1 or len(tree.body) != 1:
         raise ProposalError(f"the reply must hold the function {name} and nothing else, not {len(tree.body)} parts")
     words = " ".join(line.strip("# ").strip() for line in code.splitlines() if line.lstrip().startswith("#"))
-    return found[0], words[:_LONGEST_WORDS]
+    return found[0], one_line(words, _LONGEST_WORDS)
 
 
 def fenced_reply(reply: str) -> Written:
@@ -48,13 +52,12 @@ def fenced_reply(reply: str) -> Written:
 
     Raises ProposalError for an empty reply, a reply without a fenced block, a block that does not parse.
     """
-    if not reply.strip():
-        raise ProposalError("the reply is empty; expected a JSON header and one fenced block of Python")
+    _require_readable(reply, "a JSON header and one fenced block of Python")
     blocks = _FENCE.findall(reply)
     if not blocks:
         raise ProposalError(f"the reply has no fenced block; it begins with {_start(reply)}")
     code = textwrap.dedent(max(blocks, key=len)).strip("\n") + "\n"
-    splice.parse(code, "the fenced block")
+    _bounded_tree(code, "the fenced block")
     if not code.strip():
         raise ProposalError("the fenced block of the reply is empty")
     return Written(code=code, words=_words(reply[: reply.find("```")]))
@@ -67,10 +70,32 @@ def _words(before: str) -> str:
         return ""
     try:
         header = json.loads(before[start : end + 1])
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     words = header.get("motivation", "") if isinstance(header, dict) else ""
-    return words[:_LONGEST_WORDS] if isinstance(words, str) else ""
+    return one_line(words, _LONGEST_WORDS) if isinstance(words, str) else ""
+
+
+def _require_readable(reply: str, expected: str) -> None:
+    if not reply.strip():
+        raise ProposalError(f"the reply is empty; expected {expected}")
+    if len(reply) > _LONGEST_REPLY:
+        raise ProposalError(f"the reply has {len(reply)} characters; at most {_LONGEST_REPLY} are read")
+
+
+def _bounded_tree(code: str, what: str) -> ast.Module:
+    """The tree of code that every later step can walk, compare and write out again; ProposalError for any other."""
+    tree = splice.parse(code, what)
+    level: list[ast.AST] = [tree]
+    for _ in range(_DEEPEST):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        for node in level:
+            value = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(value, int) and value.bit_length() > _LONGEST_INTEGER_BITS:
+                raise ProposalError(f"{what} holds an integer of {value.bit_length()} bits")
+    if level:
+        raise ProposalError(f"{what} is nested more than {_DEEPEST} levels deep; write it flatter")
+    return tree
 
 
 def _start(reply: str) -> str:

@@ -72,7 +72,8 @@ def rungs_for(parent: Candidate) -> tuple[Rung, ...]:
     """Rungs on which this parent can be changed; a program outside the toolbox takes the two free ones."""
     if editable_methods(parent.program):
         return ("grammar_edit", "grammar_program", "toolbox_program", "method_splice", "whole_module")
-    return ("method_splice", "whole_module")
+    # a class that leaves all to its base has no method to replace
+    return ("method_splice", "whole_module") if splice_methods(parent.program, parent.class_name) else ("whole_module",)
 
 
 def writing_task(assignment: Assignment) -> WritingTask:
@@ -139,7 +140,8 @@ def _facts(assignment: Assignment, method: str) -> dict[str, str]:
         return {"program": splice.without_words(parent.program), **_idea(assignment, with_formula=True)}
     source = splice.method_source(parent.program, parent.class_name, method)
     if rung == "method_splice":
-        init = splice.method_source(parent.program, parent.class_name, "__init__")
+        has_init = "__init__" in splice.methods(parent.program, parent.class_name)
+        init = splice.method_source(parent.program, parent.class_name, "__init__") if has_init else ""
         tools = _LAYOUT + toolbox_text() + "\n" if is_toolbox_program(parent.program) else ""
         idea = _idea(assignment, with_formula=not tools)
         return {"method": method, "source": source, "init": init, "tools": tools, **idea}
@@ -187,7 +189,8 @@ def _spliced(assignment: Assignment, code: str) -> str:
                 "the fenced block redefines __init__; write new attributes as bare self.name = ... lines"
             )
         program = splice.put_method(program, parent.class_name, node.name, splice.source_of(code, node))
-    present = ast.unparse(splice.methods(parent.program, parent.class_name)["__init__"]).split("\n")
+    init = splice.methods(parent.program, parent.class_name).get("__init__")
+    present = ast.unparse(init).split("\n") if init else []
     written = [ast.unparse(node) for node in nodes if isinstance(node, (ast.Assign, ast.AnnAssign))]
     new = [line for line in written if line not in {one.strip() for one in present}]
     if new:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
 import textwrap
 from collections.abc import Iterator
 from functools import lru_cache
 
 from arch_search.errors import ProposalError
 
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _NAMES_OF_MODULES = frozenset({"__name__", "__file__", "__doc__"})
 
 
@@ -21,6 +23,11 @@ def parse(text: str, what: str = "the program") -> ast.Module:
         place = f" at line {error.lineno}" if isinstance(error, SyntaxError) else ""
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
         raise ProposalError(f"{what} does not parse{place}: {reason}") from None
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines as the parser counts them, line ends kept; str.splitlines also breaks at form feeds and others."""
+    return _LINE.findall(text)
 
 
 def class_node(program: str, class_name: str) -> ast.ClassDef:
@@ -44,12 +51,12 @@ def method_source(program: str, class_name: str, name: str) -> str:
 def source_of(program: str, node: ast.FunctionDef | ast.ClassDef) -> str:
     """Text of a definition with its decorators, dedented, ending in a line break."""
     first, last = _span(node)
-    return textwrap.dedent("".join(program.splitlines(keepends=True)[first - 1 : last])).rstrip() + "\n"
+    return textwrap.dedent("".join(lines_of(program)[first - 1 : last])).rstrip() + "\n"
 
 
 def put_method(program: str, class_name: str, name: str, text: str) -> str:
     """The program with method `name` replaced by `text` (a dedented def), or with `text` as a new last method."""
-    lines = program.splitlines(keepends=True)
+    lines = lines_of(program)
     node = class_node(program, class_name)
     indent = " " * node.body[0].col_offset
     block = textwrap.indent(text.rstrip() + "\n", indent)
@@ -66,7 +73,7 @@ def put_method(program: str, class_name: str, name: str, text: str) -> str:
 
 def drop_method(program: str, class_name: str, name: str) -> str:
     """The program without the named method."""
-    lines = program.splitlines(keepends=True)
+    lines = lines_of(program)
     first, last = _span(methods(program, class_name)[name])
     while first > 1 and not lines[first - 2].strip():
         first -= 1
@@ -82,7 +89,7 @@ def add_to_init(program: str, class_name: str, statements: str) -> str:
     init = methods(program, class_name).get("__init__")
     if init is None:
         raise ProposalError(f"class {class_name} has no __init__ that new attributes could be added to")
-    lines = program.splitlines(keepends=True)
+    lines = lines_of(program)
     dry = next((one for one in init.body if _calls_self(one)), None)
     at = dry.lineno - 1 if dry else init.end_lineno or len(lines)
     lines.insert(at, textwrap.indent(statements, " " * init.body[0].col_offset))

@@ -46,7 +46,7 @@ LAYERS = [
     {"proposals", "worker", "domains"},
     {"admission", "training", "evaluation"},
     {"jail", "models"},
-    {"protocols", "errors", "config", "paths", "settings", "contract"},
+    {"protocols", "errors", "config", "paths", "settings", "clean_text", "contract"},
 ]
 MAY_IMPORT_TORCH = (
     "kernels",

@@ -186,7 +186,7 @@ def test_a_renamed_copy_of_the_parent_is_refused(seed):
     assert "copy of the parent" in refusal(assignment, f"```python\n{copied}```")
 
 
-@pytest.mark.parametrize("depth", [5_000, 200_000])
+@pytest.mark.parametrize("depth", [5_000, 90_000])
 def test_a_program_nested_without_end_is_refused(depth, seed):
     assert "parse" in refusal(edit(seed), f"def output_gate(self, o, x):\n    return {'(' * depth}o{')' * depth}\n")
 
