@@ -51,7 +51,8 @@ class Campaign:
 
     @property
     def prompts(self) -> Prompts:
-        return Prompts(seed=self.config.campaign.seed, folder=self.paths.prompts)
+        config = self.config
+        return Prompts(seed=config.campaign.seed, folder=self.paths.prompts, context_tokens=config.llm.context_tokens)
 
     def generation(self, number: int) -> GenerationPaths:
         return self.paths.generation(number)

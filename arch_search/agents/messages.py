@@ -8,11 +8,14 @@ from pathlib import Path
 
 from arch_search.agents import prompt_files
 from arch_search.agents.fence import fenced, nonce_of
+from arch_search.agents.packing import packed, tokens_of
 from arch_search.agents.prompt_files import PromptFile
 from arch_search.config import Sampling
+from arch_search.proposals.assignment import Section
 from arch_search.protocols import ModelRequest
 
-Facts = Mapping[str, str]
+Words = Mapping[str, str]
+Facts = Mapping[str, str | Sequence[Section]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,10 +23,12 @@ class Prompts:
     """The prompts of one campaign, its own wordings before the shipped ones.
 
     The same arguments give the same text, at any time and on any machine: a campaign can be replayed.
+    `context_tokens` is what the model takes in at once, prompt and reply together; None: nothing is known of it.
     """
 
     seed: int
     folder: Path | None = None
+    context_tokens: int | None = None
 
     def request(
         self,
@@ -32,32 +37,49 @@ class Prompts:
         *,
         key: str,
         sampling: Sampling,
-        examples: Sequence[tuple[Facts, str]] = (),
+        examples: Sequence[tuple[Words, str]] = (),
     ) -> ModelRequest:
         """The call `key` with prompt `name`: system message, worked examples as earlier turns, the question.
 
         The system message comes first and is the same for every call of a prompt, so that the server's prefix cache
-        holds it. Examples are ours: they are asked in the words of the question and are not fenced.
+        holds it. Examples are ours: they are asked in the words of the question and are not fenced. Of a fact that is
+        a list of sections those are shown that fit the model; the hints of the request say which are left out.
 
         Raises:
             ConfigError: the campaign's own wording of the prompt does not do.
             ValueError: the facts are not those that the prompt declares (our bug).
         """
         prompt = prompt_files.current(name, self.folder)
+        sections = {fact: value for fact, value in facts.items() if not isinstance(value, str)}
+        plain = {fact: value if isinstance(value, str) else "" for fact, value in facts.items()}
+        turns, hints = self._turns(prompt, plain, examples, key), {}
+        if sections:
+            taken = sampling.max_tokens + tokens_of(*(turn["content"] for turn in turns))
+            room = float("inf") if self.context_tokens is None else self.context_tokens - taken
+            fitted = packed(sections, room_tokens=room, longest=prompt.data)
+            turns = self._turns(prompt, {**plain, **fitted.texts}, examples, key)
+            missing = {"left_out": fitted.left_out, "shortened": fitted.shortened}
+            hints = {word: ", ".join(names) for word, names in missing.items() if names}
+        return ModelRequest(
+            key=key, role=prompt.role, messages=turns, sampling=sampling, hints=hints, prompt=prompt.label
+        )
+
+    def turn(self, name: str, facts: Words, *, key: str) -> tuple[str, str]:
+        """One later turn of a conversation, and the label of its prompt; raises as `request` does."""
+        prompt = prompt_files.current(name, self.folder)
+        return self._question(prompt, facts, key), prompt.label
+
+    def _turns(
+        self, prompt: PromptFile, facts: Words, examples: Sequence[tuple[Words, str]], key: str
+    ) -> tuple[dict[str, str], ...]:
         ours = {fact: facts[fact] for fact in prompt.facts if fact in facts}
         turns = [{"role": "system", "content": _system(prompt, ours)}]
         for asked, answered in examples:
             turns.append({"role": "user", "content": _rendered(prompt.question, {**ours, **asked})})
             turns.append({"role": "assistant", "content": answered})
-        turns.append({"role": "user", "content": self._question(prompt, facts, key)})
-        return ModelRequest(key=key, role=prompt.role, messages=tuple(turns), sampling=sampling, prompt=prompt.label)
+        return (*turns, {"role": "user", "content": self._question(prompt, facts, key)})
 
-    def turn(self, name: str, facts: Facts, *, key: str) -> tuple[str, str]:
-        """One later turn of a conversation, and the label of its prompt; raises as `request` does."""
-        prompt = prompt_files.current(name, self.folder)
-        return self._question(prompt, facts, key), prompt.label
-
-    def _question(self, prompt: PromptFile, facts: Facts, key: str) -> str:
+    def _question(self, prompt: PromptFile, facts: Words, key: str) -> str:
         declared = {*prompt.facts, *prompt.data}
         if declared != set(facts):
             raise ValueError(f"prompts/{prompt.name}.md declares {sorted(declared)}, given are {sorted(facts)}")
@@ -66,11 +88,11 @@ class Prompts:
         return _rendered(prompt.question, {**facts, **data})
 
 
-def _system(prompt: PromptFile, ours: Facts) -> str:
+def _system(prompt: PromptFile, ours: Words) -> str:
     """The system message; the rule about data is not of the prompt file, so that no wording can leave it out."""
     system = _rendered(prompt.system, ours)
     return f"{system}\n\n{prompt_files.shipped('data_rule').question}" if prompt.data else system
 
 
-def _rendered(source: str, facts: Facts) -> str:
+def _rendered(source: str, facts: Words) -> str:
     return prompt_files.template(source).render(facts).strip()

@@ -172,4 +172,4 @@ def _folder() -> resources.abc.Traversable:
 @cache
 def _environment() -> Environment:
     # the prompts go to a language model, not to a browser: nothing is escaped
-    return Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+    return Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)

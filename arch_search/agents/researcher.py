@@ -30,4 +30,4 @@ def request_for(assignment: Assignment, *, prompts: Prompts, key: str, sampling:
     task = writing_task(assignment)
     sampling = replace(sampling, max_tokens=min(task.max_tokens, sampling.max_tokens))
     request = prompts.request(task.template, task.facts, key=key, sampling=sampling, examples=task.examples)
-    return replace(request, grammar=task.grammar, hints=task.hints)
+    return replace(request, grammar=task.grammar, hints={**request.hints, **task.hints})

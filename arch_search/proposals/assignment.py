@@ -20,6 +20,19 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A piece of a prompt that is shown whole, in its shorter form, or not at all; never cut.
+
+    `name` says in the call log what was left out; of two sections the one of lower `priority` is placed first.
+    """
+
+    name: str
+    text: str
+    instead: str = ""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WritingTask:
     """An assignment in the form the model sees it.
 
@@ -29,7 +42,7 @@ class WritingTask:
 
     rung: Rung
     template: str
-    facts: dict[str, str]
+    facts: dict[str, str | tuple[Section, ...]]
     examples: tuple[tuple[dict[str, str], str], ...] = ()
     grammar: str | None = None  # GBNF in the xgrammar dialect; None: free text
     max_tokens: int = 256

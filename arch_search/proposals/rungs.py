@@ -14,7 +14,7 @@ import textwrap
 
 from arch_search.errors import ProposalError
 from arch_search.proposals import examples, replies, splice, toolbox_check
-from arch_search.proposals.assignment import Assignment, Draft, WritingTask
+from arch_search.proposals.assignment import Assignment, Draft, Section, WritingTask
 from arch_search.proposals.difference import describe_difference
 from arch_search.proposals.fingerprint import normal_form
 from arch_search.proposals.grammar import edit_grammar, program_grammar
@@ -133,18 +133,21 @@ def _grammar(assignment: Assignment) -> str | None:
     )
 
 
-def _facts(assignment: Assignment, method: str) -> dict[str, str]:
+def _facts(assignment: Assignment, method: str) -> dict[str, str | tuple[Section, ...]]:
     """What the prompt of the rung is filled with: one place, its present source, one idea."""
     parent, rung = assignment.parent, assignment.rung
     if rung == "whole_module":
-        return {"program": splice.without_words(parent.program), **_idea(assignment, with_formula=True)}
+        # a program that is too long is described by its own change, so that the model still knows what it starts from
+        whole = Section(name="parent", text=splice.without_words(parent.program), instead=parent.motivation)
+        return {"program": (whole,), **_idea(assignment, with_formula=True)}
     source = splice.method_source(parent.program, parent.class_name, method)
     if rung == "method_splice":
         has_init = "__init__" in splice.methods(parent.program, parent.class_name)
         init = splice.method_source(parent.program, parent.class_name, "__init__") if has_init else ""
         tools = _LAYOUT + toolbox_text() + "\n" if is_toolbox_program(parent.program) else ""
         idea = _idea(assignment, with_formula=not tools)
-        return {"method": method, "source": source, "init": init, "tools": tools, **idea}
+        sections = (Section(name="constructor", text=init),)
+        return {"method": method, "source": source, "init": sections, "tools": tools, **idea}
     body = "\n".join(ast.unparse(one) for one in ast.parse(source).body[0].body)  # type: ignore[attr-defined]
     shown = f"{BY_HOOK[method].short_signature}\n{textwrap.indent(body, '    ')}"
     facts = {"toolbox": toolbox_text(), "method": method, "purpose": BY_HOOK[method].purpose, "source": shown}
