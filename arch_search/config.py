@@ -24,6 +24,8 @@ class Slots:
     toolbox_program: Count
     method_splice: Count
     whole_module: Count
+    crossover: Count  # without a model: hooks of one measured program in another
+    simplify: Count  # without a model: a measured program less one component
     mutation: Count
     placebo: Count
     best_of_n: Count  # the model again, without history: always from the reference; forms as of the slots above
@@ -33,6 +35,11 @@ class Slots:
         """Programs that a model writes from earlier ones."""
         written = (self.grammar_edit, self.grammar_program, self.toolbox_program, self.method_splice, self.whole_module)
         return sum(written)
+
+    @property
+    def entrants(self) -> int:
+        """Programs that may become parents."""
+        return self.evolve + self.crossover + self.simplify + self.mutation
 
 
 @checked(frozen=True, slots=True, kw_only=True, config=_STRICT)

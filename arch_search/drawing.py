@@ -13,8 +13,10 @@ from arch_search.config import Config
 from arch_search.generation import SlotPlan, plans_of
 from arch_search.proposals import rungs
 from arch_search.proposals.assignment import Assignment, Draft
+from arch_search.proposals.rendering import is_toolbox_program
 from arch_search.protocols import ModelReply
 from arch_search.selection import policies
+from arch_search.selection.lineages import second_parent
 from arch_search.selection.pool import ParentChoice
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.literature import load_insights, retrieve
@@ -26,13 +28,24 @@ _NEAR = 8  # insights near to what was observed, among which one is drawn: the n
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """One try before its program text came to be. `assignment` is there where a model is asked."""
+    """One try before its program text came to be. `assignment` is there where a model is asked.
+
+    `partner` is the second parent of a crossing, None where there is none to be had.
+    """
 
     plan: SlotPlan
     attempt: int
     seed: int
     parent: Candidate | None
     assignment: Assignment | None
+    partner: Candidate | None = None
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Ids of the programs that it is made from."""
+        if self.plan.arm == "baseline":
+            return ()
+        return tuple(dict.fromkeys(one.id for one in (self.parent, self.partner) if one is not None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +104,10 @@ def draw(
     if plan.arm != "best_of_n":
         # its own, or the next one that its rung can change
         choice = next((one for one in (*choices[first:], *choices[:first]) if _fits(plan, one.parent)), choice)
-    if plan.arm == "mutate":
-        return Drawn(plan, attempt, seed, choice.parent, None)
+    if not plan.asks_model:
+        following = (*choices[first + 1 :], *choices[: first + 1])
+        partner = second_parent(choice.parent, following, contents) if plan.rung == "crossover" else None
+        return Drawn(plan, attempt, seed, choice.parent, None, partner)
     rng = np.random.default_rng(seed)
     method = ""
     if plan.rung in ("grammar_edit", "method_splice"):
@@ -108,6 +123,8 @@ def draw(
 
 
 def _fits(plan: SlotPlan, parent: Candidate) -> bool:
+    if plan.rung in ("crossover", "simplify"):
+        return parent.arm != "baseline" and is_toolbox_program(parent.program)
     if plan.arm == "mutate":
         return bool(rungs.editable_methods(parent.program))
     return plan.rung in rungs.rungs_for(parent)

@@ -25,7 +25,7 @@ from arch_search.stopping import DriverStopped, StopWatch
 from arch_search.training import data
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import unwritable_reason
-from cognition_db.records import WRITTEN_ARMS, Candidate, Evaluation, SlotTry
+from cognition_db.records import Candidate, Evaluation, SlotTry
 from slurm.errors import SlurmError, UnavailableError
 from slurm.launchers import Launcher
 from slurm.units import Order, Probe, Submission, UnitState, WorkUnit
@@ -174,7 +174,7 @@ class Driver:
 
     def _propose(self, number: int, slots: OpenSlots) -> Tick:
         """Fill the open slots; where their model server is still in the queue, say so and come back."""
-        asks = any(plan.arm in WRITTEN_ARMS for plan, _ in slots)
+        asks = any(plan.asks_model for plan, _ in slots)
         waiting = self.model.waiting() if asks else ""
         if waiting:
             return Tick(finished=False, waiting=waiting)

@@ -13,7 +13,18 @@ from arch_search.config import Config
 from arch_search.paths import GenerationPaths
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json
-from cognition_db.records import Arm, Candidate, Pack, Record, Repeats, Rung, SlotTry, Task, from_json
+from cognition_db.records import (
+    WRITTEN_RUNGS,
+    Arm,
+    Candidate,
+    Pack,
+    Record,
+    Repeats,
+    Rung,
+    SlotTry,
+    Task,
+    from_json,
+)
 
 # Placebos must not share the reference's seeds: an equal program on equal seeds differs by exactly nothing.
 PLACEBO_SEED_BASE = 1000
@@ -27,6 +38,10 @@ class SlotPlan:
     arm: Arm
     rung: Rung
 
+    @property
+    def asks_model(self) -> bool:
+        return self.rung in WRITTEN_RUNGS
+
 
 def slot_plans(config: Config) -> tuple[SlotPlan, ...]:
     """The slots of every generation after 0, in their fixed order."""
@@ -37,12 +52,14 @@ def slot_plans(config: Config) -> tuple[SlotPlan, ...]:
         ("evolve", "toolbox_program", slots.toolbox_program),
         ("evolve", "method_splice", slots.method_splice),
         ("evolve", "whole_module", slots.whole_module),
+        ("evolve", "crossover", slots.crossover),
+        ("evolve", "simplify", slots.simplify),
         ("mutate", "mutation", slots.mutation),
         ("placebo", "copy", slots.placebo),
     ]
     flat = [(arm, rung) for arm, rung, count in kinds for _ in range(count)]
     # the control is asked for the same forms as the arm it is compared with
-    forms = cycle(rung for arm, rung in flat if arm == "evolve")
+    forms = cycle(rung for _, rung in flat if rung in WRITTEN_RUNGS)
     flat += [("best_of_n", next(forms)) for _ in range(slots.best_of_n)]
     return tuple(SlotPlan(slot, arm, rung) for slot, (arm, rung) in enumerate(flat))
 
@@ -86,6 +103,12 @@ def open_slots(number: int, tries: Sequence[SlotTry], config: Config) -> OpenSlo
         if not any(one.candidate for one in mine) and len(mine) < limit:
             wanting.append((plan, len(mine)))
     return tuple(wanting)
+
+
+def next_round(wanting: OpenSlots) -> OpenSlots:
+    """The open slots that are tried next: what a killed driver left of a round, before the round after it begins."""
+    lowest = min((attempt for _, attempt in wanting), default=0)
+    return tuple((plan, attempt) for plan, attempt in wanting if attempt == lowest)
 
 
 def admitted(tries: Iterable[SlotTry]) -> tuple[Candidate, ...]:

@@ -17,7 +17,6 @@ from arch_search.generation import slot_plans
 from arch_search.protocols import ModelClient
 from arch_search.serving import server
 from arch_search.serving.endpoint import Endpoint
-from cognition_db.records import WRITTEN_ARMS
 
 _LOOK_S = 0.5
 
@@ -47,7 +46,7 @@ class ModelAccess:
         self._serving: server.ServerProcess | None = None
         self._fleet = Fleet(campaign, say=say, require=require) if self._llm.kind == "vllm_job" else None
         self._client: ModelClient | None = None
-        self.is_asked = any(plan.arm in WRITTEN_ARMS for plan in slot_plans(campaign.config))
+        self.is_asked = any(plan.asks_model for plan in slot_plans(campaign.config))
         if self._llm.kind == "recorded" and self._llm.recording:
             self._client = RecordedClient(Path(self._llm.recording), call_log)
         if self._llm.kind == "vllm_batch":

@@ -67,7 +67,7 @@ def tasks_planned(campaign: Campaign) -> int:
     """Trainings the whole campaign will run if every slot is filled and each generation has parents to repeat."""
     config, selection = campaign.config.campaign, campaign.config.selection
     slots: int = sum(asdict(config.slots).values())
-    repeated = min(selection.parents_from_top, config.slots.evolve + config.slots.mutation) * selection.repeat_seeds
+    repeated = min(selection.parents_from_top, config.slots.entrants) * selection.repeat_seeds
     per_generation = slots * config.seeds_per_candidate + repeated
     first = config.reference_seeds + len(config.baselines) + selection.repeat_seeds
     return first + config.generations * per_generation

@@ -17,9 +17,9 @@ from arch_search.config import Config
 from arch_search.domains import Domain, domain_named
 from arch_search.drawing import Drawn, Written, draw, parent_choices, refusal
 from arch_search.errors import ProposalError, ReplyError
-from arch_search.generation import SlotPlan, admitted, baseline_plans, open_slots, read_tries
+from arch_search.generation import SlotPlan, admitted, baseline_plans, next_round, open_slots, read_tries
 from arch_search.memory import Known, distinct, is_ours
-from arch_search.proposals import fingerprint, mutation, placebo, rungs
+from arch_search.proposals import crossover, fingerprint, mutation, placebo, rungs, simplify
 from arch_search.proposals.assignment import Assignment, Draft
 from arch_search.protocols import ModelClient
 from arch_search.repairing import Repairer
@@ -72,7 +72,7 @@ class Proposer:
         paths = self._campaign.generation(number)
         choices = parent_choices(number, config=self._config, contents=contents, reference=reference)
         with ThreadPoolExecutor(max_workers=self._config.llm.callers) as pool:
-            while wanting := open_slots(number, read_tries(paths), self._config):
+            while wanting := next_round(open_slots(number, read_tries(paths), self._config)):
                 drawn = [
                     draw(
                         number,
@@ -86,7 +86,7 @@ class Proposer:
                     for plan, attempt in wanting
                 ]
                 self._prepare_client(drawn)
-                written = self._all(pool, lambda one: self._write(number, one), drawn)
+                written = self._all(pool, lambda one: self._write(number, one, reference), drawn)
                 for tried in self._checked(number, written, contents, reference):
                     self._record(number, tried)
 
@@ -96,17 +96,18 @@ class Proposer:
 
     # ---- write
 
-    def _write(self, number: int, drawn: Drawn) -> Written:
+    def _write(self, number: int, drawn: Drawn, reference: Candidate | None) -> Written:
         plan = drawn.plan
         if plan.arm == "baseline":
             return Written(drawn, baseline_draft(plan, self._domain, self._config.campaign.baselines), None, None)
         assert drawn.parent is not None
+        assert reference is not None
         if plan.arm == "placebo":
             draft = placebo.placebo(drawn.parent, generation=number, slot=plan.slot)
             return Written(drawn, draft, None, None)
         try:
             if drawn.assignment is None:
-                return Written(drawn, mutation.mutate(drawn.parent, np.random.default_rng(drawn.seed)), None, None)
+                return Written(drawn, draft_without_model(drawn, drawn.parent, reference), None, None)
             return self._ask(number, drawn, drawn.assignment)
         except ProposalError as error:
             return Written(drawn, None, None, refusal("program", error))
@@ -251,7 +252,7 @@ class Proposer:
             attempt=drawn.attempt,
             arm=drawn.plan.arm,
             rung=drawn.plan.rung,
-            parents=(drawn.parent.id,) if drawn.parent and drawn.plan.arm != "baseline" else (),
+            parents=drawn.parents,
             seed=drawn.seed,
             program=draft.program if draft else "",
             class_name=draft.class_name if draft else self._domain.contract.class_name,
@@ -284,6 +285,21 @@ class Proposer:
 
 def baseline_name(plan: SlotPlan, domain: Domain, baselines: Sequence[str]) -> str:
     return baselines[plan.slot - 1] if plan.slot else domain.reference
+
+
+def draft_without_model(drawn: Drawn, parent: Candidate, reference: Candidate) -> Draft:
+    """The program of a rung that asks no model; raises ProposalError where it has nothing to do."""
+    rng = np.random.default_rng(drawn.seed)
+    if drawn.plan.rung == "mutation":
+        return mutation.mutate(parent, rng)
+    if drawn.plan.rung == "simplify":
+        return simplify.simplify(parent, reference, rng)
+    if drawn.partner is None:
+        raise ProposalError(
+            f"parent {parent.id} has nobody to be crossed with: no other program that was chosen as a parent is built "
+            "on the toolbox and differs from it in two or more hooks"
+        )
+    return crossover.cross(parent, drawn.partner, reference, rng)
 
 
 def require_baselines(config: Config) -> None:

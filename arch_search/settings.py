@@ -33,6 +33,8 @@ _EITHER = (
 # settings that older campaigns do not have, with the value at which everything is as it was without them
 _NEUTRAL = {
     "campaign.slots.best_of_n": 0,
+    "campaign.slots.crossover": 0,
+    "campaign.slots.simplify": 0,
     "selection.cold_start": 0,
     "selection.stagnation": 0,
     "selection.pool_refresh": 1,

@@ -30,8 +30,17 @@ Rung = Literal[
     "hand",
     "copy",
 ]
-# Programs of a language model: `evolve` builds on earlier ones, `best_of_n` is its control and always starts anew.
+# Arms with programs of a language model: `evolve` builds on earlier ones, `best_of_n` is its control and always starts
+# anew. Crossover and simplify are rungs of `evolve` without a model.
 WRITTEN_ARMS: tuple[Arm, ...] = ("evolve", "best_of_n")
+# Rungs on which a model writes, from the one that leaves it the least freedom to the one that leaves it the most.
+WRITTEN_RUNGS: tuple[Rung, ...] = (
+    "grammar_edit",
+    "grammar_program",
+    "toolbox_program",
+    "method_splice",
+    "whole_module",
+)
 # Arms whose programs may become parents: the others are there to compare with.
 PARENT_ARMS: tuple[Arm, ...] = ("evolve", "mutate", "hand")
 # How one task came to its end. Only "finished" carries scores that may rank a candidate.

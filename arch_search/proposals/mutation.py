@@ -9,17 +9,14 @@ from collections.abc import Callable
 import numpy as np
 
 from arch_search.errors import ProposalError
-from arch_search.proposals import splice
+from arch_search.proposals import hooks, splice
 from arch_search.proposals.assignment import Draft
 from arch_search.proposals.difference import describe_difference
 from arch_search.proposals.fingerprint import normal_form
-from arch_search.proposals.registry import BY_CALL, BY_HOOK, HOOKS, MIX, PRIMITIVES
+from arch_search.proposals.registry import BY_CALL, PRIMITIVES
 from arch_search.proposals.rendering import (
-    MIXER,
-    function_text,
     header,
     is_toolbox_program,
-    live_lines,
     render,
     with_header,
 )
@@ -52,17 +49,15 @@ def mutate(parent: Candidate, rng: np.random.Generator) -> Draft:
 
 
 def _changed_hook(program: str, rng: np.random.Generator) -> str | None:
-    present = splice.methods(program, MIXER)
-    names = [hook.name for hook in (*HOOKS, MIX) if hook.name in present]
-    name = names[int(rng.integers(len(names)))]
+    present = hooks.hooks_of(program)
+    name = list(present)[int(rng.integers(len(present)))]
     node = copy.deepcopy(present[name])
     if not isinstance(node.body[-1], ast.Return) or node.body[-1].value is None:
         return None
     changes = (*_BY_HOOK.get(name, ()), _swap_activation, _change_number, _remove_path)
     if not changes[int(rng.integers(len(changes)))](node, rng):
         return None
-    text = function_text(BY_HOOK[name], live_lines(node.body))
-    return render(splice.put_method(program, MIXER, name, text), "")
+    return render(hooks.with_hook(program, node), "")
 
 
 def _changed_anywhere(parent: Candidate, rng: np.random.Generator) -> str | None:
@@ -124,7 +119,7 @@ def _remove_path(node: ast.FunctionDef, rng: np.random.Generator) -> bool:
     if not sums:
         return False
     chosen = sums[int(rng.integers(len(sums)))]
-    _Replace(chosen, chosen.left).visit(node)
+    hooks.replace(node, chosen, chosen.left)
     return True
 
 
@@ -225,19 +220,9 @@ def _with_result(form: str, result: ast.expr) -> ast.expr:
     """The expression `form` with the name R replaced by `result`."""
     tree = ast.Expression(_expression(form))
     for node in [one for one in ast.walk(tree) if isinstance(one, ast.Name) and one.id == "R"]:
-        _Replace(node, result).visit(tree)
+        hooks.replace(tree, node, result)
     return tree.body
 
 
 def _expression(text: str) -> ast.expr:
     return ast.parse(text, mode="eval").body
-
-
-class _Replace(ast.NodeTransformer):
-    """Puts `new` where `old` stands; other nodes stay as they are."""
-
-    def __init__(self, old: ast.expr, new: ast.expr) -> None:
-        self._old, self._new = old, new
-
-    def visit(self, node: ast.AST) -> ast.AST:
-        return self._new if node is self._old else self.generic_visit(node)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from arch_search.analysis.statistics import Verdict
 from arch_search.domains.linear_attention import SEED_PROGRAM
 from arch_search.drawing import Drawn, draw
-from arch_search.generation import SlotPlan
+from arch_search.errors import ProposalError
+from arch_search.generation import SlotPlan, next_round, open_slots, slot_plans
+from arch_search.proposals import mutation
+from arch_search.proposing import draft_without_model
+from arch_search.selection.pool import ParentChoice
 from arch_search.settings import load_config
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.literature import load_insights, retrieve
-from cognition_db.records import Analysis, Arm, Candidate, Lesson, Rung, candidate_id
+from cognition_db.records import Analysis, Arm, Candidate, Lesson, Proposal, Rung, SlotTry, candidate_id
 
 LESSON = "Stale content stays in the memory after a change of topic; the delta rule alone does not clear it."
 CONFIG = load_config(["campaign=smoke"])
@@ -74,3 +80,79 @@ def test_the_same_try_is_drawn_the_same_way_again(arm: Arm) -> None:
     one = drawn(arm, lesson=told(LESSON), attempt=3)
     assert one == drawn(arm, lesson=told(LESSON), attempt=3)
     assert one.parent == replace(REFERENCE)
+
+
+# ---- rungs without a model
+
+
+def mutated(number: int, parent: Candidate, *, steps: int = 1) -> Candidate:
+    """A child of `parent` by random changes of two hooks or more."""
+    program = parent.program
+    for step in range(steps):
+        one = replace(parent, program=program, id=candidate_id(program))
+        program = mutation.mutate(one, np.random.default_rng([number, step])).program
+    return replace(
+        parent, id=candidate_id(program), program=program, arm="mutate", generation=1, slot=number,
+        parents=(parent.id,), name=f"mutated {number}",
+    )  # fmt: skip
+
+
+def drawn_without_model(rung: Rung, measured: Sequence[Candidate], chosen: Sequence[Candidate]) -> Drawn:
+    contents = ArchiveContents(candidates=(REFERENCE, *measured))
+    choices = [ParentChoice(parent=one, references=()) for one in chosen]
+    return draw(
+        2, SlotPlan(0, "evolve", rung), 0, config=CONFIG, contents=contents, choices=choices, reference=REFERENCE
+    )
+
+
+def test_the_second_parent_of_a_crossing_is_of_another_lineage_where_there_is_one() -> None:
+    first, other = mutated(1, REFERENCE, steps=3), mutated(2, REFERENCE, steps=3)
+    child, grandchild = mutated(3, first, steps=3), mutated(4, mutated(3, first, steps=3), steps=3)
+    measured = (first, other, child, grandchild)
+    drawn = drawn_without_model("crossover", measured, [grandchild, REFERENCE, first, child, other])
+    assert drawn.parents == (grandchild.id, other.id)
+    assert drawn.assignment is None
+    drawn = drawn_without_model("crossover", measured, [REFERENCE, grandchild, grandchild, first, child])
+    assert drawn.parents == (grandchild.id, first.id)
+
+
+@pytest.mark.parametrize("rung", ["crossover", "simplify"])
+def test_rungs_without_a_model_start_from_a_measured_program_of_the_toolbox(rung: Rung) -> None:
+    evolved = mutated(1, REFERENCE)
+    free = replace(evolved, id="free", program=evolved.program + "\n\ndef helper() -> None:\n    return None\n")
+    assert drawn_without_model(rung, (evolved, free), [REFERENCE, free, evolved]).parent == evolved
+
+
+@pytest.mark.parametrize(
+    ("rung", "reason"), [("crossover", "has nobody to be crossed with"), ("simplify", "has no component to take away")]
+)
+def test_before_anything_was_measured_they_have_nothing_to_do(rung: Rung, reason: str) -> None:
+    drawn = drawn_without_model(rung, (), [])
+    assert drawn.parents == (REFERENCE.id,)
+    with pytest.raises(ProposalError, match=f"parent {REFERENCE.id} {reason}"):
+        draft_without_model(drawn, REFERENCE, REFERENCE)
+
+
+def test_only_slots_on_which_a_model_writes_ask_for_one() -> None:
+    without = [f"campaign.slots.{rung}=0" for rung in ("grammar_edit", "grammar_program", "toolbox_program")]
+    plans = slot_plans(load_config([*without, "campaign.slots.crossover=1", "campaign.slots.simplify=1"]))
+    assert {plan.rung for plan in plans} == {"crossover", "simplify", "mutation", "copy"}
+    assert not any(plan.asks_model for plan in plans)
+    plans = slot_plans(load_config(["campaign.slots.crossover=1", "campaign.slots.best_of_n=5"]))
+    assert [plan.rung for plan in plans if plan.arm == "best_of_n"] == [
+        "grammar_edit", "grammar_edit", "grammar_program", "toolbox_program", "grammar_edit",
+    ]  # fmt: skip
+    assert all(plan.asks_model for plan in plans if plan.arm == "best_of_n")
+
+
+def test_what_a_kill_left_of_a_round_is_tried_before_the_next_round() -> None:
+    """Of three slots the first was tried and refused when the driver was killed."""
+    config = load_config(["campaign=smoke", "campaign.slots.placebo=0"])
+    proposal = Proposal(generation=1, slot=0, attempt=0, arm="evolve", rung="grammar_edit", parents=(), seed=1)
+    tries = [SlotTry(proposal=proposal, verdicts=(), candidate=None)]
+    wanting = open_slots(1, tries, config)
+    assert [(plan.slot, attempt) for plan, attempt in wanting] == [(0, 1), (1, 0), (2, 0)]
+    assert [(plan.slot, attempt) for plan, attempt in next_round(wanting)] == [(1, 0), (2, 0)]
+    tries += [replace(tries[0], proposal=replace(proposal, slot=slot)) for slot in (1, 2)]
+    assert [attempt for _, attempt in next_round(open_slots(1, tries, config))] == [1, 1, 1]
+    assert next_round(()) == ()

@@ -1,0 +1,35 @@
+"""Which programs descend from which, and who may be crossed with whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from arch_search.proposals.crossover import can_cross
+from arch_search.selection.pool import ParentChoice
+from cognition_db.experience.archive import ArchiveContents
+from cognition_db.records import Candidate
+
+
+def second_parent(parent: Candidate, choices: Sequence[ParentChoice], contents: ArchiveContents) -> Candidate | None:
+    """The first of the policy's choices that can be crossed with `parent` and is of another lineage.
+
+    Where there is none, the first of any lineage. Two programs are of one lineage where they share an ancestor, or
+    are one of it, that the search made.
+    """
+    by_id = {candidate.id: candidate for candidate in contents.candidates}
+    mine = _line(parent, by_id)
+    others = {one.parent.id: one.parent for one in choices if one.parent.arm != "baseline"}
+    crossable = [one for one in others.values() if can_cross(parent, one)]
+    return next((one for one in crossable if not mine & _line(one, by_id)), next(iter(crossable), None))
+
+
+def _line(candidate: Candidate, by_id: Mapping[str, Candidate]) -> set[str]:
+    """Ids of a program and of all ancestors of it that the search made."""
+    found: set[str] = set()
+    waiting = [candidate]
+    while waiting:
+        one = waiting.pop()
+        if one.arm != "baseline" and one.id not in found:
+            found.add(one.id)
+            waiting += [by_id[parent] for parent in one.parents if parent in by_id]
+    return found
