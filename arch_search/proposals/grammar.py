@@ -45,13 +45,25 @@ def program_grammar(hooks: Sequence[str]) -> str:
         rules[f"beta{at}"] = _any([*beta, f'"torch.sigmoid(" s{at} ")"', f'"2 * torch.sigmoid(" s{at} ")"'])
         rules[f"decay{at}"] = _any([*decay, f'"-" speed " * F.softplus(" s{at} ")"'])
         rules[f"stored{at}"] = _any([f"vnt{at}", f'vn{at} " - " vn{at}'] if line > 1 else [f"vnt{at}"])
-        rules[f"read{at}"] = f'"self.read(" vnt{at} ", " vnt{at} ", " stored{at} ", " beta{at} ", " decay{at} ")"'
+        rules[f"read{at}"] = _memories(at)
         body = f"read{at}" if line == 1 else f"( read{at} | joined{at} )"
         rules[f"joined{at}"] = _any([_joined(f"vn{at}", at), f'gate{at} " * " vt{at}'])
         rules |= _final(line)
         follow = f"( line{line + 1} | final{line} )" if line < MAX_LINES else f"final{line}"
         rules[f"line{line}"] = f'"    a{line} = " {body} "\\n" {follow}'
     return _render(rules)
+
+
+def _memories(at: str) -> str:
+    """Reading any memory of the toolbox: query, key, what is stored, and what decides on writing and forgetting."""
+    ranged = {"self.read": f'beta{at} ", " decay{at}'}
+    return _any(
+        [
+            f'{_text(f"{one.call}(")} vnt{at} ", " vnt{at} ", " stored{at} ", " {ranged.get(one.call, f"s{at}")} ")"'
+            for one in PRIMITIVES
+            if one.is_memory
+        ]
+    )
 
 
 def _final(line: int) -> dict[str, str]:
@@ -157,7 +169,7 @@ def _calls(kind: Kind, at: str, operand: str = "") -> list[tuple[Primitive, str]
     found = []
     for primitive in PRIMITIVES:
         for signature in primitive.signatures:
-            if signature.gives != kind or primitive.home == "mixer":
+            if signature.gives != kind or primitive.is_memory:
                 continue
             forms = {"vector": operand or f"va{at}", "scalar": operand or f"sa{at}", "x": '"x"'}
             arguments = ' ", " '.join(forms.get(argument, argument) for argument in signature.takes)

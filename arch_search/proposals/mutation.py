@@ -24,6 +24,11 @@ from cognition_db.records import Candidate
 
 _TRIES = 60
 _ACTIVATIONS = tuple(primitive.call for primitive in PRIMITIVES if primitive.home == "torch")
+_OPERATIONS = tuple(
+    primitive
+    for primitive in PRIMITIVES
+    if primitive.home in ("function", "learned") and primitive.signatures[0].takes.count("vector") == 1
+)
 _TAPS = (3, 5, 7, 15, 31)
 _SPEEDS = (0.01, 0.05, 0.2)
 # Change of one function body in place; False where it finds nothing to change.
@@ -189,15 +194,19 @@ _BY_HOOK: dict[str, tuple[_Change, ...]] = {
 
 
 def _path(vectors: list[str], rng: np.random.Generator) -> str:
+    """One operation of the toolbox on one of the vectors, or the vector times a learned constant."""
     vector = vectors[int(rng.integers(len(vectors)))]
-    count, taps = int(rng.integers(1, 9)), _TAPS[int(rng.integers(len(_TAPS)))]
-    forms = (
-        f"prev({vector}, {count})",
-        f"avg({vector}, {count})",
-        f"self.p.conv({_name(rng)}, {vector}, {taps})",
-        f"self.p.vector({_name(rng)}, 0.5) * {vector}",
-    )
-    return forms[int(rng.integers(len(forms)))]
+    values = {
+        "vector": vector,
+        "name": _name(rng),
+        "count": str(rng.integers(1, 9)),
+        "taps": str(_TAPS[int(rng.integers(len(_TAPS)))]),
+    }
+    index = int(rng.integers(len(_OPERATIONS) + 1))
+    if index == len(_OPERATIONS):
+        return f"self.p.vector({values['name']}, 0.5) * {vector}"
+    operation = _OPERATIONS[index]
+    return f"{operation.call}({', '.join(values[one] for one in operation.signatures[0].takes)})"
 
 
 def _name(rng: np.random.Generator) -> str:

@@ -34,6 +34,11 @@ class Primitive:
     causal: str
     cost: str
 
+    @property
+    def is_memory(self) -> bool:
+        """Whether it reads a state that queries address; a program reads one before anything else."""
+        return self.signatures[0].takes[:3] == ("vector", "vector", "vector")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hook:
@@ -95,6 +100,60 @@ PRIMITIVES: tuple[Primitive, ...] = (
         cost="O(n D)",
     ),
     Primitive(
+        name="peak",
+        call="peak",
+        home="function",
+        signatures=_same("count"),
+        doc="largest of the last n tokens, per channel",
+        causal="reads tokens t - n + 1 to t",
+        cost="O(n D)",
+    ),
+    Primitive(
+        name="rms",
+        call="rms",
+        home="function",
+        signatures=(Signature(takes=("vector",), gives="vector"),),
+        doc="mean square 1",
+        causal=_TOKEN,
+        cost="O(D)",
+    ),
+    Primitive(
+        name="softmax",
+        call="softmax",
+        home="function",
+        signatures=(Signature(takes=("vector",), gives="vector"),),
+        doc="positive, sums to 1 over the channels",
+        causal=_TOKEN,
+        cost="O(D)",
+    ),
+    Primitive(
+        name="relu2",
+        call="relu2",
+        home="function",
+        signatures=_same(),
+        doc="squared rectifier",
+        causal=_TOKEN,
+        cost="O(D)",
+    ),
+    Primitive(
+        name="rotate",
+        call="rotate",
+        home="function",
+        signatures=(Signature(takes=("vector",), gives="vector"),),
+        doc="turned by the position, so that q and k meet by distance",
+        causal="reads token t and its position",
+        cost="O(D)",
+    ),
+    Primitive(
+        name="linear_memory",
+        call="linear_memory",
+        home="function",
+        signatures=(Signature(takes=("vector", "vector", "vector", "scalar"), gives="vector"),),
+        doc="memory without correction: q reads, k addresses, v is added, a small s forgets faster",
+        causal="chunked scan over the past, the present token included",
+        cost="O(d D)",
+    ),
+    Primitive(
         name="gated_delta_rule",
         call="self.read",
         home="mixer",
@@ -147,6 +206,30 @@ PRIMITIVES: tuple[Primitive, ...] = (
         doc="learned causal filter over the last n tokens",
         causal="reads tokens t - n + 1 to t",
         cost="O(n D)",
+    ),
+    Primitive(
+        name="ema",
+        call="self.p.ema",
+        home="learned",
+        signatures=(
+            Signature(takes=("name", "vector"), gives="vector"),
+            Signature(takes=("name", "scalar"), gives="scalar"),
+        ),
+        doc="leaky average over the past with a learned rate per head",
+        causal="chunked scan over the past, the present token included",
+        cost="O(32 D)",
+    ),
+    Primitive(
+        name="heads",
+        call="self.p.heads",
+        home="learned",
+        signatures=(
+            Signature(takes=("name", "vector"), gives="vector"),
+            Signature(takes=("name", "scalar"), gives="scalar"),
+        ),
+        doc="learned mixing of the heads",
+        causal=_TOKEN,
+        cost="O(H D)",
     ),
     *(
         Primitive(name=call, call=call, home="torch", signatures=_same(), doc=doc, causal=_TOKEN, cost="O(D)")
@@ -225,7 +308,11 @@ def toolbox_text() -> str:
             continue
         shown = {"name": '"name"', "start": "0.5", "count": "n", "taps": "n", "vector": "v", "scalar": "s"}
         takes = primitive.signatures[0].takes
-        words = ["q", "k", "v", "beta", "g"] if primitive.home == "mixer" else [shown.get(t, t) for t in takes]
+        words = [shown.get(t, t) for t in takes]
+        if primitive.is_memory:
+            words[:3] = ["q", "k", "v"]
+        if primitive.home == "mixer":
+            words[3:] = ["beta", "g"]
         kinds = " or ".join(signature.gives.replace("fixed_", "") for signature in primitive.signatures)
         lines.append(f"{primitive.call}({', '.join(words)})  # {kinds}: {primitive.doc}")
     names = ", ".join(primitive.call for primitive in PRIMITIVES if primitive.home == "torch")

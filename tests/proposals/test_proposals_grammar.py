@@ -42,7 +42,7 @@ def test_program_grammar_reads_a_memory_first_and_uses_the_last_name(gbnf):
     lengths = set()
     for _ in range(40):
         lines = grammar.sample(rng).splitlines()
-        assert lines[2].startswith("    a1 = self.read(")
+        assert lines[2].startswith(("    a1 = self.read(", "    a1 = linear_memory("))
         count = len(lines) - 3
         lengths.add(count)
         assert f"a{count}" in lines[-1]

@@ -78,7 +78,9 @@ def test_call_arity_of_the_registry_is_that_of_the_pieces():
         if primitive.home in ("function", "learned"):
             owner = functions if primitive.home == "function" else Learned
             parameters = [
-                name for name in inspect.signature(getattr(owner, primitive.name)).parameters if name != "self"
+                name
+                for name, one in inspect.signature(getattr(owner, primitive.name)).parameters.items()
+                if name != "self" and one.default is one.empty  # programs do not choose the chunk
             ]
             assert len(parameters) == len(primitive.signatures[0].takes), primitive.name
 
@@ -98,6 +100,55 @@ def test_windows_longer_than_the_text_are_defined(length):
     x = torch.ones(1, 1, length, 3)
     assert torch.equal(functions.prev(x, 8), torch.zeros_like(x))
     assert torch.allclose(functions.avg(x, 8), x)
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 70])  # below, at and beside the chunk of 32
+def test_linear_memory_is_its_recurrence(length):
+    rng = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(B, H, length, 4, generator=rng, dtype=torch.float64) for _ in range(3))
+    forget = 3 * torch.randn(B, H, length, 1, generator=rng, dtype=torch.float64)
+    state, out = torch.zeros(B, H, 4, 4, dtype=torch.float64), []
+    for t in range(length):
+        keep = torch.sigmoid(forget[:, :, t, :, None]) ** (1 / 16)
+        state = keep * state + functions.l2norm(k)[:, :, t, :, None] * v[:, :, t, None, :]
+        out.append((functions.l2norm(q)[:, :, t, None, :] @ state)[:, :, 0])
+    assert torch.allclose(functions.linear_memory(q, k, v, forget), torch.stack(out, 2), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 70])
+def test_ema_is_its_recurrence(length):
+    learned = Learned(D, H).double()
+    x = torch.randn(B, H, length, 3, dtype=torch.float64)
+    made = learned.ema("slow", x)
+    a = torch.sigmoid(learned.made["ema_slow"])[:, 0]
+    state, out = torch.zeros(B, H, 3, dtype=torch.float64), []
+    for t in range(length):
+        state = a * state + (1 - a) * x[:, :, t]
+        out.append(state)
+    assert torch.allclose(made, torch.stack(out, 2), rtol=0, atol=2e-6)  # the rate is a float32 number
+
+
+def test_peak_is_the_largest_of_its_window():
+    x = torch.randn(1, 1, 6, 2)
+    expected = torch.stack([x[:, :, max(0, t - 2) : t + 1].amax(2) for t in range(6)], 2)
+    assert torch.equal(functions.peak(x, 3), expected)
+
+
+@pytest.mark.parametrize("d", [4, 5])
+def test_rotated_vectors_meet_by_their_distance(d):
+    q, k = torch.randn(d, dtype=torch.float64), torch.randn(d, dtype=torch.float64)
+    turned_q, turned_k = (functions.rotate(one.expand(1, 1, 20, d))[0, 0] for one in (q, k))
+    assert torch.allclose(turned_q[3] @ turned_k[1], turned_q[17] @ turned_k[15])
+    assert not torch.allclose(turned_q[3] @ turned_k[1], turned_q[3] @ turned_k[2])
+
+
+def test_heads_start_unmixed_and_mix_heads_only():
+    learned = Learned(D, H)
+    x = torch.randn(B, H, 5, 3)
+    assert torch.equal(learned.heads("talk", x), x)
+    with torch.no_grad():
+        learned.made["heads_talk"].copy_(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    assert torch.equal(learned.heads("talk", x), x.flip(1))
 
 
 def test_one_more_learned_quantity_leaves_the_others_and_the_global_stream_alone():

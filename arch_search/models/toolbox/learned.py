@@ -60,3 +60,26 @@ class Learned(nn.Module):
         flat = F.pad(x.transpose(1, 2).flatten(2).mT, (n - 1, 0))
         out = F.conv1d(flat, weight, groups=self.d_model)
         return out.view(out.shape[0], self.n_heads, self.d_head, out.shape[2]).mT
+
+    def heads(self, name: str, x: Tensor) -> Tensor:
+        """Learned mixing of the heads of x (B, H, T, any), the same for every token; starts as no mixing."""
+        weight = self.get(f"heads_{name}", lambda rng: torch.eye(self.n_heads))
+        return (x.transpose(1, 3) @ weight).transpose(1, 3)
+
+    def ema(self, name: str, x: Tensor, chunk: int = 32) -> Tensor:
+        """Leaky average of x (B, H, T, any) with a learned rate per head: h_t = a h_(t-1) + (1 - a) x_t, h_0 = 0.
+
+        The time constants start between 4 and 55 tokens, spread over the heads.
+        """
+        rate = self.get(f"ema_{name}", lambda rng: torch.linspace(1, 4, self.n_heads)[:, None, None])
+        T, n = x.shape[2], -(-x.shape[2] // chunk)
+        age = torch.arange(chunk + 1, device=x.device, dtype=x.dtype)
+        log_a = F.logsigmoid(rate)
+        weights = ((age[:-1, None] - age[:-1]).tril() * log_a).exp().tril()
+        x = F.pad(x * torch.sigmoid(-rate), (0, 0, 0, n * chunk - T)).view(*x.shape[:2], n, chunk, -1)
+        carried = (age[1:, None] * log_a).exp()
+        state, out = torch.zeros_like(x[:, :, 0, :1]), []
+        for i in range(n):
+            out.append(weights @ x[:, :, i] + carried * state)
+            state = out[-1][:, :, -1:]
+        return torch.cat(out, 2)[:, :, :T]
