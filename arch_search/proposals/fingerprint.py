@@ -1,28 +1,32 @@
-"""Textual identity of programs: what is left when names, comments, docstrings and annotations do not count."""
+"""Textual identity of programs: what is left when names, wording, order and the spelling of constants do not count."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from arch_search.errors import ProposalError
-from arch_search.proposals.registry import PRIMITIVES
+from arch_search.proposals.canonical import Unordered, canonical
+from arch_search.proposals.own_names import Own, mark_own_names
+from arch_search.proposals.rendering import LEARNED, toolbox_sources
 from arch_search.proposals.splice import drop_words, parse
 
-_LEARNED = frozenset(primitive.name for primitive in PRIMITIVES if primitive.home == "learned")
 
-
+@lru_cache(maxsize=1024)
 def normal_form(program: str) -> str:
-    """Text that is equal for two programs that differ only in wording; raises ProposalError if it does not parse.
+    """Text that is equal for two programs that differ only in wording; raises ProposalError where there is none.
 
-    Names that the program itself gives (functions, arguments, variables, attributes of self, learned quantities) are
-    numbered in order of first appearance; names of libraries stay. Imports are sorted.
+    Besides what `canonical` puts into one form, the names that the program itself gives are numbered, and pieces that
+    were copied from the toolbox are left out: a changed piece stays.
     """
     tree = parse(program)
-    drop_words(tree)
-    tree = _Renamer(tree).visit(tree)
-    imports = sorted(ast.unparse(node) for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)))
-    rest = [ast.unparse(node) for node in tree.body if not isinstance(node, (ast.Import, ast.ImportFrom))]
-    return "\n".join([*imports, *rest])
+    try:
+        drop_words(tree)
+        tree.body = [node for node in tree.body if not _is_from_toolbox(node)]
+        return _form(tree)
+    except RecursionError:
+        raise ProposalError("the program is nested too deeply to be compared; write it flatter") from None
 
 
 def normal_form_or_empty(program: str) -> str:
@@ -33,76 +37,86 @@ def normal_form_or_empty(program: str) -> str:
         return ""
 
 
-def _methods(tree: ast.Module) -> frozenset[int]:
-    """Identity of the function nodes that are methods; their names are attributes, not variables."""
-    classes = (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
-    return frozenset(id(one) for node in classes for one in node.body if isinstance(one, ast.FunctionDef))
+def _form(tree: ast.Module) -> str:
+    mark_own_names(canonical(tree))
+    table: dict[str, str] = {}
+    _Numbering(tree, table).number(tree)
+    return _text(tree, table)
 
 
-def _own_names(tree: ast.Module) -> frozenset[str]:
-    """Names that the program binds itself, imports left out; attributes are spelled with a dot in front.
-
-    `self`, `forward` and dunder names stay as they are.
-    """
-    found: set[str] = set()
-    methods = _methods(tree)
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            found.add(f".{node.name}" if id(node) in methods else node.name)
-        elif isinstance(node, ast.arg):
-            found.add(node.arg)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            found.add(f".{node.attr}")
-    return frozenset(name for name in found if not name.startswith(("__", ".__"))) - {"self", ".forward"}
+def _is_from_toolbox(node: ast.stmt) -> bool:
+    functions, learned = toolbox_sources()
+    if isinstance(node, ast.FunctionDef):
+        return node.name in functions and _form_of(ast.unparse(node)) == _form_of(functions[node.name])
+    if not isinstance(node, ast.ClassDef) or node.name != LEARNED:
+        return False
+    whole = _without_words(learned).body[0]
+    assert isinstance(whole, ast.ClassDef), "the source of Learned is one class"
+    # a rendered program keeps the methods that it uses
+    kept = {ast.dump(one) for one in node.body}
+    return _head(node) == _head(whole) and len(kept) == len(node.body) and kept <= {ast.dump(one) for one in whole.body}
 
 
-class _Renamer(ast.NodeTransformer):
-    """Numbers own names by first appearance, in one table for the whole module."""
+@lru_cache(maxsize=64)
+def _form_of(definition: str) -> str:
+    return _form(_without_words(definition))
 
-    def __init__(self, tree: ast.Module) -> None:
-        self._own = _own_names(tree)
-        self._methods = _methods(tree)
-        self._table: dict[str, str] = {}
 
-    def _of(self, name: str) -> str:
-        return self._table.setdefault(name, f"n{len(self._table)}")
+def _without_words(text: str) -> ast.Module:
+    tree = parse(text)
+    drop_words(tree)
+    return tree
 
-    def _name(self, name: str) -> str:
-        return self._of(name) if name in self._own else name
 
-    def _attribute(self, name: str) -> str:
-        return self._of(f".{name}") if f".{name}" in self._own else name
+def _head(node: ast.ClassDef) -> str:
+    return ast.dump(ast.ClassDef(node.name, node.bases, node.keywords, [], node.decorator_list))
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        node.name = self._attribute(node.name) if id(node) in self._methods else self._name(node.name)
-        return self.generic_visit(node)
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        node.name = self._name(node.name)
-        return self.generic_visit(node)
+def _text(node: object, table: Mapping[str, str]) -> str:
+    """One text per tree, whatever the order of what is unordered; names that are not in the table all look alike."""
+    if isinstance(node, Own):
+        return table.get(node, "_")
+    if isinstance(node, Unordered):
+        return f"{node.what}{{{' '.join(sorted(_text(one, table) for one in node.members))}}}"
+    if isinstance(node, ast.AST):
+        fields = (_text(getattr(node, name, None), table) for name in node._fields if name not in ("ctx", "kind"))
+        return f"{type(node).__name__}({','.join(fields)})"
+    if isinstance(node, list):
+        return f"[{','.join(_text(one, table) for one in node)}]"
+    return repr(node)
 
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        node.arg = self._name(node.arg)
-        return node
 
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        node.id = self._name(node.id)
-        return node
+class _Numbering:
+    """Numbers own names by first appearance, in an order that follows from the whole tree and not from its writing."""
 
-    def visit_keyword(self, node: ast.keyword) -> ast.AST:
-        node.arg = None if node.arg is None else self._name(node.arg)
-        return self.generic_visit(node)
+    def __init__(self, tree: ast.Module, table: dict[str, str]) -> None:
+        self._tree = tree
+        self._table = table
 
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
-        self.generic_visit(node)
-        if isinstance(node.value, ast.Name) and node.value.id == "self":
-            node.attr = self._attribute(node.attr)
-        return node
+    def number(self, node: object) -> None:
+        if isinstance(node, Own):
+            self._table.setdefault(node, f"{node.mark}n{len(self._table)}")
+        elif isinstance(node, Unordered):
+            for member in self._in_order(node.members):
+                self.number(member)
+        elif isinstance(node, ast.AST):
+            for name in node._fields:
+                self.number(getattr(node, name, None))
+        elif isinstance(node, list):
+            for one in node:
+                self.number(one)
 
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        kind = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        if kind in _LEARNED and node.args and isinstance(node.args[0], ast.Constant):
-            node.args[0] = ast.Constant(self._of(f"{kind}:{node.args[0].value!r}"))
-        return self.generic_visit(node)
+    def _in_order(self, members: list[ast.AST]) -> list[ast.AST]:
+        """By text; where names not yet numbered make two look alike, by where else in the tree these names stand."""
+        texts = [_text(member, self._table) for member in members]
+        keys = []
+        for member, text in zip(members, texts, strict=True):
+            new = {name: "this" for name in _own_names(member) if name not in self._table}
+            keys.append((text, _text(self._tree, self._table | new) if new and texts.count(text) > 1 else ""))
+        order = sorted(range(len(members)), key=keys.__getitem__)
+        return [members[index] for index in order]
+
+
+def _own_names(node: ast.AST) -> Iterator[Own]:
+    for one in ast.walk(node):
+        yield from (value for _, value in ast.iter_fields(one) if isinstance(value, Own))

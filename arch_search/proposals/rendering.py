@@ -37,7 +37,7 @@ def is_toolbox_program(program: str) -> bool:
 
 def toolbox_names() -> frozenset[str]:
     """Top-level names of a rendered program that come from the toolbox."""
-    return frozenset({*_toolbox()[0], LEARNED})
+    return frozenset({*toolbox_sources()[0], LEARNED})
 
 
 def function_text(hook: Hook, body: list[ast.stmt]) -> str:
@@ -109,7 +109,7 @@ def _without_unused_hooks(program: str) -> str:
 
 def _pieces(mixer: str) -> str:
     """Source of every toolbox function the mixer needs, and of Learned with the kinds it uses."""
-    functions, learned = _toolbox()
+    functions, learned = toolbox_sources()
     attributes = {node.attr for node in ast.walk(ast.parse(mixer)) if isinstance(node, ast.Attribute)}
     needed = {node.id for node in ast.walk(ast.parse(mixer)) if isinstance(node, ast.Name)}
     while True:
@@ -130,7 +130,7 @@ def _pieces(mixer: str) -> str:
 
 
 @cache
-def _toolbox() -> tuple[dict[str, str], str]:
+def toolbox_sources() -> tuple[dict[str, str], str]:
     """The functions of models/toolbox by name, and the class Learned, as text."""
     folder = resources.files("arch_search.models").joinpath("toolbox")
     text = folder.joinpath("functions.py").read_text(encoding="utf-8")

@@ -181,7 +181,7 @@ def test_a_whole_module_without_a_class_is_refused(seed):
 
 
 def test_a_renamed_copy_of_the_parent_is_refused(seed):
-    copied = seed.program.replace("hidden_size", "width").replace("self.qkv", "self.all").replace("kb", "written")
+    copied = seed.program.replace("hidden_states", "tokens").replace("self.qkv", "self.all").replace("kb", "written")
     assignment = Assignment(rung="whole_module", parent=seed)
     assert "copy of the parent" in refusal(assignment, f"```python\n{copied}```")
 

@@ -36,7 +36,7 @@ class A(nn.Module):
     [
         ('"""Words."""', '"""Others."""'),
         ("  # a comment", ""),
-        ("width", "d_model"),
+        ("width", "size"),
         ("self.map", "self.linear"),
         ("bend", "shape"),
         ('"gate"', '"door"'),
