@@ -208,10 +208,12 @@ class Sampling:
 
 @checked(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Roles:
+    planner: Sampling
     researcher: Sampling
     engineer: Sampling
     analyst: Sampling
     judge: Sampling
+    planner_enabled: bool  # a call before the Researcher's makes a plan of what was measured and of the insight
     judge_enabled: bool
     analyst_enabled: bool
 

@@ -20,7 +20,7 @@ from arch_search.selection.lineages import second_parent
 from arch_search.selection.pool import ParentChoice
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.literature import load_insights, retrieve
-from cognition_db.records import Candidate, Insight, Verdict
+from cognition_db.records import Candidate, Insight, Verdict, Writing
 
 _LONGEST_REASON = 400  # characters: a reason may quote the reply
 _NEAR = 8  # insights near to what was observed, among which one is drawn: the nearest alone would come again and again
@@ -57,6 +57,7 @@ class Written:
     reply: ModelReply | None
     refusal: Verdict | None
     repairs: int = 0
+    writing: Writing | None = None
 
 
 def refusal(check: str, error: Exception) -> Verdict:

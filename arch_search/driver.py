@@ -180,7 +180,12 @@ class Driver:
             return Tick(finished=False, waiting=waiting)
         self._now(f"generation {number}: proposing and checking")
         proposer = Proposer(
-            self.campaign, launcher=self._launcher, client=self.model.client, pump=self._pump, say=self._say
+            self.campaign,
+            launcher=self._launcher,
+            client=self.model.client,
+            calls=self.call_log,
+            pump=self._pump,
+            say=self._say,
         )
         proposer.fill(number, self.campaign.contents(), self._reference_or_none())
         return Tick(finished=False)

@@ -11,19 +11,20 @@ import numpy as np
 from arch_search.admission import static
 from arch_search.admission.runner import AdmissionOrder, AdmissionReport
 from arch_search.admitting import Admitter
-from arch_search.agents import researcher
+from arch_search.agents.call_log import CallLog
 from arch_search.campaign import Campaign
 from arch_search.config import Config
 from arch_search.domains import Domain, domain_named
 from arch_search.drawing import Drawn, Written, draw, parent_choices, refusal
-from arch_search.errors import ProposalError, ReplyError
+from arch_search.errors import ProposalError
 from arch_search.generation import SlotPlan, admitted, baseline_plans, next_round, open_slots, read_tries
 from arch_search.memory import Known, distinct, is_ours
-from arch_search.proposals import crossover, fingerprint, mutation, placebo, rungs, simplify
-from arch_search.proposals.assignment import Assignment, Draft
+from arch_search.proposals import crossover, fingerprint, mutation, placebo, simplify
+from arch_search.proposals.assignment import Draft
 from arch_search.protocols import ModelClient
 from arch_search.repairing import Repairer
 from arch_search.training.data import load_corpus
+from arch_search.writing import Writer, try_key, with_calls
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
 from cognition_db.records import (
@@ -54,6 +55,7 @@ class Proposer:
         *,
         launcher: Launcher,
         client: Callable[[], ModelClient],
+        calls: CallLog,
         pump: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
@@ -61,6 +63,7 @@ class Proposer:
         self._config = campaign.config
         self._domain = domain_named(campaign.config.domain.name)
         self._client = client
+        self._calls = calls
         self._pump = pump
         self._say = say
         self._admitter = Admitter(campaign, launcher, pump)
@@ -71,6 +74,7 @@ class Proposer:
         """Fill every slot of generation `number`; returns when none wants another try."""
         paths = self._campaign.generation(number)
         choices = parent_choices(number, config=self._config, contents=contents, reference=reference)
+        writer = Writer(self._campaign, self._client, contents=contents, reference=reference)
         with ThreadPoolExecutor(max_workers=self._config.llm.callers) as pool:
             while wanting := next_round(open_slots(number, read_tries(paths), self._config)):
                 drawn = [
@@ -86,7 +90,7 @@ class Proposer:
                     for plan, attempt in wanting
                 ]
                 self._prepare_client(drawn)
-                written = self._all(pool, lambda one: self._write(number, one, reference), drawn)
+                written = self._all(pool, lambda one: self._write(number, one, writer, reference), drawn)
                 for tried in self._checked(number, written, contents, reference):
                     self._record(number, tried)
 
@@ -96,7 +100,7 @@ class Proposer:
 
     # ---- write
 
-    def _write(self, number: int, drawn: Drawn, reference: Candidate | None) -> Written:
+    def _write(self, number: int, drawn: Drawn, writer: Writer, reference: Candidate | None) -> Written:
         plan = drawn.plan
         if plan.arm == "baseline":
             return Written(drawn, baseline_draft(plan, self._domain, self._config.campaign.baselines), None, None)
@@ -108,26 +112,9 @@ class Proposer:
         try:
             if drawn.assignment is None:
                 return Written(drawn, draft_without_model(drawn, drawn.parent, reference), None, None)
-            return self._ask(number, drawn, drawn.assignment)
+            return writer.write(number, drawn, drawn.assignment)
         except ProposalError as error:
             return Written(drawn, None, None, refusal("program", error))
-
-    def _ask(self, number: int, drawn: Drawn, assignment: Assignment) -> Written:
-        key = f"g{number:04d}/s{drawn.plan.slot:03d}/t{drawn.attempt}/researcher"
-        try:
-            reply = researcher.write(
-                self._client(),
-                assignment,
-                prompts=self._campaign.prompts,
-                key=key,
-                sampling=self._config.roles.researcher,
-            )
-        except ReplyError as error:
-            return Written(drawn, None, None, refusal("reply", error))
-        try:
-            return Written(drawn, rungs.program_from_reply(assignment, reply.text), reply, None)
-        except ProposalError as error:
-            return Written(drawn, None, reply, refusal("program", error))
 
     # ---- check
 
@@ -225,6 +212,7 @@ class Proposer:
 
     def _record(self, number: int, tried: SlotTry) -> None:
         proposal = tried.proposal
+        tried = with_calls(tried, self._calls.under(try_key(number, proposal.slot, proposal.attempt)))
         path = self._campaign.generation(number).slot_try(proposal.slot, proposal.attempt)
         self._campaign.journal.require_writer()
         text = canonical_json(to_json(tried))
@@ -263,6 +251,7 @@ class Proposer:
             prompt_sha256=reply.prompt_sha256 if reply else "",
             reply_sha256=reply.reply_sha256 if reply else "",
             repairs=written.repairs,
+            writing=written.writing,
         )
 
     def _name(self, number: int, drawn: Drawn, draft: Draft) -> str:

@@ -12,6 +12,7 @@ from arch_search.errors import ProposalError, ReplyError
 from arch_search.generation import read_tries
 from arch_search.proposals import rungs
 from arch_search.protocols import ModelClient
+from arch_search.writing import try_key
 from cognition_db.records import WRITTEN_ARMS, SlotTry
 
 FREE_RUNGS = frozenset({"toolbox_program", "method_splice", "whole_module"})
@@ -65,7 +66,7 @@ class Repairer:
         drawn, assignment, reply = written.drawn, written.drawn.assignment, written.reply
         assert assignment is not None
         assert reply is not None
-        key = f"g{number:04d}/s{drawn.plan.slot:03d}/t{drawn.attempt}"
+        key = try_key(number, drawn.plan.slot, drawn.attempt)
         try:
             reply = engineer.repair(
                 self._client(),
@@ -79,8 +80,8 @@ class Repairer:
             )
             draft = rungs.program_from_reply(assignment, reply.text)
         except (ReplyError, ProposalError) as error:
-            return Written(drawn, None, reply, refusal("repair", error), round_number)
-        return Written(drawn, draft, reply, None, round_number)
+            return replace(written, draft=None, reply=reply, refusal=refusal("repair", error), repairs=round_number)
+        return replace(written, draft=draft, reply=reply, refusal=None, repairs=round_number)
 
 
 def _is_repairable(tried: SlotTry) -> bool:

@@ -42,6 +42,10 @@ _NEUTRAL = {
     "selection.migrate_every": 3,
     "selection.repeat_seeds": 0,
     "domain.name": "linear_attention",
+    "roles.planner_enabled": False,
+    "roles.planner.temperature": 0.9,
+    "roles.planner.top_p": 0.95,
+    "roles.planner.max_tokens": 500,
 }
 _ADAPTER = TypeAdapter(Config)
 

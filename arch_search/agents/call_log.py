@@ -116,6 +116,10 @@ class CallLog:
         with self._guard:
             return tuple(self._calls.values())
 
+    def under(self, key: str) -> tuple[Call, ...]:
+        """The answered calls whose keys lie under `key`, as g0001/s003/t0, in the order of their first answer."""
+        return tuple(call for call in self.calls() if call.key.startswith(f"{key}/"))
+
     def totals(self) -> dict[str, RoleTotals]:
         """Calls, tokens and seconds per role."""
         calls = self.calls()

@@ -6,7 +6,7 @@ import ast
 import copy
 
 from arch_search.proposals.rendering import MIXER, toolbox_names
-from arch_search.proposals.splice import parse
+from arch_search.proposals.splice import parse, without_words
 
 _LONGEST = 200  # characters of one shown expression
 
@@ -22,6 +22,13 @@ def describe_difference(parent_program: str, program: str) -> str:
             parts.append(_changed(_short(name), before[name], node))
     parts += [f"without {_short(name)}" for name in before if name not in after]
     return "; ".join(parts) or "nothing but wording"
+
+
+def changed_definitions(parent_program: str, program: str) -> str:
+    """Source of the definitions that are new or changed, without comments; ProposalError if either does not parse."""
+    before, after = _definitions(parent_program), _definitions(without_words(program))
+    changed = [node for name, node in after.items() if name not in before or _text(node) != _text(before[name])]
+    return "\n\n".join(ast.unparse(node) for node in changed)
 
 
 def _definitions(program: str) -> dict[str, ast.FunctionDef]:

@@ -18,6 +18,7 @@ LAYERS = [
         "driver",
         "drawing",
         "proposing",
+        "writing",
         "memory",
         "repairing",
         "repeating",

@@ -1,0 +1,86 @@
+"""The Planner: says what to try next and where the idea comes from. The Coder, who writes it, sees the plan only."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from arch_search.agents.messages import Facts, Prompts
+from arch_search.agents.replies import ask_for_json
+from arch_search.config import Sampling
+from arch_search.errors import ReplyError
+from arch_search.proposals.assignment import Section
+from arch_search.protocols import ModelClient
+
+Origin = Literal["literature", "analysis", "original"]
+_FEWEST_WORDS = 3
+
+
+class _Reply(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    idea: Annotated[str, Field(max_length=300)]
+    mechanism: Annotated[str, Field(max_length=300)]
+    expected_effect: Annotated[str, Field(max_length=200)]
+    origin: Origin
+    sources: Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=6)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What the Planner sees. Every id in brackets that stands in it may be named as a source; `ids` are all of them."""
+
+    place: str  # where the change goes
+    insights: str  # one a line, ours
+    program: Sequence[Section]  # what the parent changed against the reference
+    numbers: Sequence[Section]
+    lesson: str
+    tried: Sequence[Section]  # programs made from the parent, and what they gave
+    ids: Collection[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """`text` is what the Coder follows. `unfounded` are the named sources that were not in the prompt."""
+
+    text: str
+    idea: str
+    origin: Origin
+    sources: tuple[str, ...]
+    unfounded: tuple[str, ...]
+
+
+def make_plan(client: ModelClient, view: View, *, prompts: Prompts, key: str, sampling: Sampling) -> Plan:
+    """The plan for one program.
+
+    Raises:
+        ReplyError: no reply was of the asked form, or its idea says nothing.
+        ModelServerError: the server does not answer.
+    """
+    facts: Facts = {
+        "place": view.place,
+        "insights": view.insights,
+        "program": view.program,
+        "numbers": view.numbers,
+        "lesson": view.lesson,
+        "tried": view.tried,
+    }
+    request = prompts.request("planner", facts, key=key, sampling=sampling)
+    reply, _ = ask_for_json(client, request, _Reply)
+    idea, mechanism, effect = (_one_line(text) for text in (reply.idea, reply.mechanism, reply.expected_effect))
+    if len(idea.split()) < _FEWEST_WORDS:
+        raise ReplyError(f"{key}: the plan has no idea in it: {idea!r}")
+    sources = tuple(dict.fromkeys(_one_line(source).strip("[]") for source in reply.sources))
+    return Plan(
+        text=" ".join(filter(None, (idea, mechanism and f"Why: {mechanism}", effect and f"Expected: {effect}"))),
+        idea=idea,
+        origin=reply.origin,
+        sources=tuple(filter(None, sources)),
+        unfounded=tuple(source for source in sources if source and source not in view.ids),
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).strip(" ,;")

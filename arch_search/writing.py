@@ -1,0 +1,147 @@
+"""Writing: how a model is asked for a program, by a plan or straight from an insight, and the record of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from arch_search.agents import planner, researcher
+from arch_search.agents.call_log import Call
+from arch_search.analysis.lessons import WORDS, numbers_for_analyst
+from arch_search.analysis.relatives import Measured
+from arch_search.campaign import Campaign
+from arch_search.drawing import Drawn, Written, refusal
+from arch_search.errors import ProposalError, ReplyError
+from arch_search.proposals import rungs
+from arch_search.proposals.assignment import Assignment, Section
+from arch_search.proposals.difference import changed_definitions
+from arch_search.proposals.registry import BY_HOOK
+from arch_search.protocols import ModelClient
+from cognition_db.experience.archive import ArchiveContents
+from cognition_db.records import Candidate, SlotTry, Writing
+
+_RECENT = 8  # programs made from a parent that its Planner is shown, the last first
+
+
+class Writer:
+    """Asks for the programs of one generation; `contents` are the generations before it."""
+
+    def __init__(
+        self,
+        campaign: Campaign,
+        client: Callable[[], ModelClient],
+        *,
+        contents: ArchiveContents,
+        reference: Candidate | None,
+    ) -> None:
+        self._campaign = campaign
+        self._roles = campaign.config.roles
+        self._client = client
+        self._contents = contents
+        selection = campaign.config.selection
+        self._measured = (
+            Measured.of(contents, reference_id=reference.id, metric=selection.metric, confidence=selection.confidence)
+            if self._roles.planner_enabled and reference is not None
+            else None
+        )
+
+    def write(self, number: int, drawn: Drawn, assignment: Assignment) -> Written:
+        """The try with its program, or with the reason why there is none."""
+        key = try_key(number, drawn.plan.slot, drawn.attempt)
+        writing = unplanned(assignment)
+        # the control has no history that a plan could be made from
+        if self._measured is not None and drawn.plan.arm == "evolve":
+            assignment, writing = self._planned(assignment, writing, self._measured, f"{key}/planner")
+            drawn = replace(drawn, assignment=assignment)
+        try:
+            reply = researcher.write(
+                self._client(),
+                assignment,
+                prompts=self._campaign.prompts,
+                key=f"{key}/researcher",
+                sampling=self._roles.researcher,
+            )
+        except ReplyError as error:
+            return Written(drawn, None, None, refusal("reply", error), writing=writing)
+        try:
+            return Written(drawn, rungs.program_from_reply(assignment, reply.text), reply, None, writing=writing)
+        except ProposalError as error:
+            return Written(drawn, None, reply, refusal("program", error), writing=writing)
+
+    def _planned(
+        self, assignment: Assignment, writing: Writing, measured: Measured, key: str
+    ) -> tuple[Assignment, Writing]:
+        """The assignment with a plan; as it was where the Planner's reply is of no use."""
+        try:
+            plan = planner.make_plan(
+                self._client(),
+                planner_view(assignment, measured, self._contents),
+                prompts=self._campaign.prompts,
+                key=key,
+                sampling=self._roles.planner,
+            )
+        except ReplyError:
+            return assignment, writing
+        said = Writing(idea=plan.idea, origin=plan.origin, sources=plan.sources, unfounded=plan.unfounded)
+        return replace(assignment, plan=plan.text), said
+
+
+def try_key(number: int, slot: int, attempt: int) -> str:
+    """What the keys of all calls of one try begin with."""
+    return f"g{number:04d}/s{slot:03d}/t{attempt}"
+
+
+def unplanned(assignment: Assignment) -> Writing:
+    """The record of a try without a plan: the idea is the drawn insight."""
+    insight = assignment.insight
+    if insight is None:
+        return Writing()
+    return Writing(idea=insight.claim, origin="literature", sources=(insight.id,))
+
+
+def with_calls(tried: SlotTry, calls: Iterable[Call]) -> SlotTry:
+    """The try with what its calls cost, all roles and second attempts together; as it is where no model was asked."""
+    proposal, listed = tried.proposal, list(calls)
+    if proposal.writing is None:
+        return tried
+    writing = replace(
+        proposal.writing,
+        calls=tuple(call.key for call in listed),
+        prompt_tokens=sum(call.prompt_tokens for call in listed),
+        reply_tokens=sum(call.reply_tokens for call in listed),
+        model_s=round(sum(call.seconds for call in listed), 3),
+    )
+    return replace(tried, proposal=replace(proposal, writing=writing))
+
+
+def planner_view(assignment: Assignment, measured: Measured, contents: ArchiveContents) -> planner.View:
+    """What the Planner is shown of the parent, its measurements and its children; a function of the archive."""
+    parent = assignment.parent
+    reference = measured.candidates[measured.reference_id]
+    children = [one for one in contents.candidates if parent.id in one.parents and one.id in measured.standings]
+    insight = assignment.insight
+    changed = changed_definitions(reference.program, parent.program)
+    return planner.View(
+        place=_place(assignment),
+        insights=f"[{insight.id}] {insight.claim} {insight.how} It helps when: {insight.trigger}"
+        if insight
+        else "none",
+        program=(Section(name="parent", text=changed, instead=parent.motivation),),
+        numbers=(Section(name="numbers", text=f"[{parent.id}]\n{numbers_for_analyst(measured, parent)}", priority=1),),
+        lesson=next((one.text for one in contents.lessons if one.candidate_id == parent.id), ""),
+        tried=tuple(
+            Section(
+                name=f"child {one.id}",
+                text=f"[{one.id}] {one.motivation}: {WORDS[measured.standings[one.id].verdict]}",
+                priority=2 + place,
+            )
+            for place, one in enumerate(reversed(children[-_RECENT:]))
+        ),
+        ids={parent.id, *(one.id for one in children[-_RECENT:]), *([insight.id] if insight else [])},
+    )
+
+
+def _place(assignment: Assignment) -> str:
+    if assignment.method in BY_HOOK:
+        return f"{assignment.method}, {BY_HOOK[assignment.method].purpose}"
+    return f"the method {assignment.method}" if assignment.method else "the whole program"
