@@ -32,6 +32,11 @@ class Share:
         return self.count / self.total if self.total else math.nan
 
 
+def share_of(count: int, total: int, confidence: float) -> Share:
+    low, high = wilson(count, total, confidence)
+    return Share(count=count, total=total, low=low, high=high)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """One arm or rung. Shares are of the asked, but `better` and `over_parent`, which are of the measured.
@@ -140,8 +145,7 @@ def _group(
     improvement, low, high = _mean_improvement(measured, noise, confidence)
 
     def share(count: int, total: int) -> Share:
-        low, high = wilson(count, total, confidence)
-        return Share(count=count, total=total, low=low, high=high)
+        return share_of(count, total, confidence)
 
     return Group(
         label=label,

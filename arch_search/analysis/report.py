@@ -16,6 +16,7 @@ from arch_search.analysis import arms, failures, figures, text
 from arch_search.analysis.family_tree import family_tree
 from arch_search.analysis.noise import Noise
 from arch_search.analysis.parents import against_parents
+from arch_search.analysis.provenance import provenance
 from arch_search.analysis.statistics import Standing, judged_values, noise_of, standings, without_repeats
 from arch_search.analysis.summary import METRIC_WORDS, ReportFacts, comparisons, noise_bands, summary, typical_seeds
 from arch_search.clean_text import clean
@@ -103,6 +104,7 @@ def render(contents: ArchiveContents, *, facts: ReportFacts) -> str:
             ),
             tree=family_tree(contents.candidates, rows, reference_id=facts.reference_id, noise_half_width=half_width),
             groups=_groups(before, first, facts),
+            origins=provenance(contents, rows, confidence=facts.confidence),
             refusals=failures.refusals(contents.tries),
             endings=failures.endings(contents.evaluations),
             costs=generation_costs(contents),
