@@ -13,6 +13,7 @@ from typing import Any
 from arch_search import budget
 from arch_search.analysis.costs import Budget
 from arch_search.campaign import Campaign
+from arch_search.domains import domain_named
 from arch_search.errors import CampaignError
 from arch_search.generation import packs_of, read_repeats, rounds_of, shards_of
 from arch_search.launching import worker_command, worker_environment
@@ -229,6 +230,7 @@ class Dispatcher:
             round=round_number,
             config_sha256=self._campaign.config_sha256,
             stage=config.stage,
+            contract=domain_named(config.domain.name).contract,
             jail=config.jail,
             data_dir=str(self._campaign.paths.data),
             target_parameters=target,

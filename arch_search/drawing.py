@@ -10,6 +10,7 @@ import numpy as np
 from arch_search.analysis.lessons import outcome_as_symptom
 from arch_search.clean_text import one_line
 from arch_search.config import Config
+from arch_search.domains import domain_named
 from arch_search.generation import SlotPlan, plans_of
 from arch_search.proposals import rungs
 from arch_search.proposals.assignment import Assignment, Draft
@@ -104,7 +105,8 @@ def draw(
     choice = ParentChoice(parent=reference, references=())
     if plan.arm != "best_of_n":
         # its own, or the next one that its rung can change
-        choice = next((one for one in (*choices[first:], *choices[:first]) if _fits(plan, one.parent)), choice)
+        in_turn = (*choices[first:], *choices[:first])
+        choice = next((one for one in in_turn if _fits(plan, one.parent, reference)), choice)
     if not plan.asks_model:
         following = (*choices[first + 1 :], *choices[: first + 1])
         partner = second_parent(choice.parent, following, contents) if plan.rung == "crossover" else None
@@ -116,18 +118,21 @@ def draw(
         method = methods[int(rng.integers(len(methods)))]
     # the control knows nothing of what was measured
     seen = _observed_of(choice.parent, contents, reference, config.selection.metric) if plan.arm == "evolve" else ""
-    insight = _insight(load_insights(), rungs.insight_tags(plan.rung, method), seen, rng)
+    useful = set(domain_named(config.domain.name).insight_tags)
+    insights = [insight for insight in load_insights() if useful & set(insight.tags)]
+    insight = _insight(insights, rungs.insight_tags(plan.rung, method), seen, rng)
     assignment = Assignment(
         rung=plan.rung, parent=choice.parent, method=method, insight=insight, references=choice.references
     )
     return Drawn(plan, attempt, seed, choice.parent, assignment)
 
 
-def _fits(plan: SlotPlan, parent: Candidate) -> bool:
+def _fits(plan: SlotPlan, parent: Candidate, reference: Candidate) -> bool:
     if plan.rung in ("crossover", "simplify"):
         return parent.arm != "baseline" and is_toolbox_program(parent.program)
     if plan.arm == "mutate":
-        return bool(rungs.editable_methods(parent.program))
+        # free code has few random changes that mean something; it is changed where there is nothing else
+        return bool(rungs.editable_methods(parent.program) or not rungs.editable_methods(reference.program))
     return plan.rung in rungs.rungs_for(parent)
 
 

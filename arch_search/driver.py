@@ -18,7 +18,7 @@ from arch_search.generation import OpenSlots, admitted, open_slots, read_tries
 from arch_search.launching import make_launcher, preflight
 from arch_search.lease import Lease
 from arch_search.model_access import ModelAccess
-from arch_search.proposing import Proposer, require_baselines
+from arch_search.proposing import Proposer, require_domain
 from arch_search.repeating import name_repeats
 from arch_search.reporting import write_campaign_report
 from arch_search.stopping import DriverStopped, StopWatch
@@ -74,7 +74,7 @@ class Driver:
         self.model = ModelAccess(
             campaign, self.call_log, say=say, pump=self._pump, require=lease.require, comes_back=comes_back
         )
-        require_baselines(campaign.config)
+        require_domain(campaign.config)
         preflight(campaign)
         data.prepare(campaign.config.data, campaign.paths.data)
         campaign.journal.require_writer = lease.require

@@ -16,10 +16,10 @@ from arch_search.campaign import Campaign
 from arch_search.config import Config
 from arch_search.domains import Domain, domain_named
 from arch_search.drawing import Drawn, Written, draw, parent_choices, refusal
-from arch_search.errors import ProposalError
-from arch_search.generation import SlotPlan, admitted, baseline_plans, next_round, open_slots, read_tries
+from arch_search.errors import ConfigError, ProposalError
+from arch_search.generation import SlotPlan, admitted, baseline_plans, next_round, open_slots, read_tries, slot_plans
 from arch_search.memory import Known, distinct, is_ours
-from arch_search.proposals import crossover, fingerprint, mutation, placebo, simplify
+from arch_search.proposals import crossover, fingerprint, mutation, placebo, rungs, simplify
 from arch_search.proposals.assignment import Draft
 from arch_search.protocols import ModelClient
 from arch_search.repairing import Repairer
@@ -291,10 +291,23 @@ def draft_without_model(drawn: Drawn, parent: Candidate, reference: Candidate) -
     return crossover.cross(parent, drawn.partner, reference, rng)
 
 
-def require_baselines(config: Config) -> None:
-    """ConfigError if campaign.baselines names a program that is not there."""
+def require_domain(config: Config) -> None:
+    """ConfigError if a setting asks for what the domain does not have: a baseline, a probe, the toolbox."""
+    domain = domain_named(config.domain.name)
     for plan in baseline_plans(config):
-        baseline_draft(plan, domain_named(config.domain.name), config.campaign.baselines)
+        baseline_draft(plan, domain, config.campaign.baselines)
+    if "recall" not in domain.contract.probes:
+        for key, value in (("metric", config.selection.metric), ("policy", config.selection.policy)):
+            if value in ("recall_accuracy", "asi_arch"):
+                raise ConfigError(
+                    f"selection.{key}={value} ranks by recall, which domain {domain.name} is not probed for"
+                )
+    for slot in slot_plans(config):
+        if slot.rung in rungs.TOOLBOX_RUNGS and not rungs.editable_methods(domain.seed_program):
+            raise ConfigError(
+                f"campaign.slots.{slot.rung} needs the toolbox, of which domain {domain.name} has no program; "
+                "set it to 0 and use method_splice and whole_module"
+            )
 
 
 def baseline_draft(plan: SlotPlan, domain: Domain, baselines: Sequence[str]) -> Draft:

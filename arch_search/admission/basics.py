@@ -9,8 +9,7 @@ from torch import nn
 
 from arch_search.admission.request import Request
 from arch_search.admission.subject import Subject, call, draw, is_finite
-from arch_search.models.loading import build_mixer
-from arch_search.models.matching import match_feed_forward
+from arch_search.models.mounting import Mount
 from cognition_db.records import Verdict
 
 _BATCHES = (1, 3)
@@ -56,13 +55,8 @@ def check_parameters(mixer: type[nn.Module], request: Request) -> tuple[int, Ver
     """Parameter count of the matched model of the stage, and verdict `parameters` (a mark where matching fails)."""
     stage = request.stage
     torch.manual_seed(0)
-    matched = match_feed_forward(
-        lambda layer: build_mixer(mixer, d_model=stage.d_model, n_heads=stage.n_heads, layer_idx=layer),
-        vocab=request.vocab,
-        d_model=stage.d_model,
-        n_layers=stage.n_layers,
-        target_parameters=request.target_parameters,
-    )
+    mount = Mount(program=mixer, contract=request.contract, stage=stage, vocab=request.vocab)
+    matched = mount.matched(request.target_parameters)
     off = matched.relative_difference
     fits = abs(off) <= stage.parameter_tolerance
     against = f"{off:+.1%} against the reference" if request.target_parameters else "nothing to match"
@@ -75,10 +69,9 @@ def check_parameters(mixer: type[nn.Module], request: Request) -> tuple[int, Ver
 def check_stage(mixer: type[nn.Module], request: Request) -> tuple[Verdict, ...]:
     """Verdict `stage`: the module runs at the sizes at which it will be trained; raises what the program does."""
     stage, recall = request.stage, request.stage.recall
-    sizes = {
-        (stage.d_model, stage.n_heads, stage.seq_len),
-        (recall.d_model, recall.n_heads, recall.writes * 2 + recall.keys),
-    }
+    sizes = {(stage.d_model, stage.n_heads, stage.seq_len)}
+    if "recall" in request.contract.probes:
+        sizes.add((recall.d_model, recall.n_heads, recall.writes * 2 + recall.keys))
     for d_model, n_heads, T in sorted(sizes):
         if d_model * T > _MAX_STAGE_ELEMENTS:
             continue

@@ -1,4 +1,4 @@
-"""The small causal language model every mixer is trained in: nothing but the mixer moves information between tokens.
+"""The small causal language model candidates are trained in: nothing but its mixers moves anything between tokens.
 
 B batch, T tokens, D width, F feed-forward width, V vocabulary.
 """
@@ -31,12 +31,22 @@ class LanguageModel(nn.Module):
         d_model: int,
         n_layers: int,
         feed_forward: int,
+        make_feed_forward: Callable[[int], nn.Module] | None = None,
     ) -> None:
-        """`make_mixer(layer_idx)` builds the mixer of one layer; `feed_forward=0` leaves the SwiGLU out."""
+        """`make_mixer(layer_idx)` builds the mixer of one layer; `feed_forward=0` leaves the SwiGLU out.
+
+        `make_feed_forward(layer_idx)` builds what takes the place of the SwiGLU.
+        """
         super().__init__()
         self.embedding = nn.Embedding(vocab, d_model)
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
-        self.blocks = nn.ModuleList(_Block(make_mixer(i), d_model, feed_forward) for i in range(n_layers))
+
+        def second(layer_idx: int) -> nn.Module | None:
+            if make_feed_forward is not None:
+                return _Normed(make_feed_forward(layer_idx), d_model)
+            return _SwiGLU(d_model, feed_forward) if feed_forward else None
+
+        self.blocks = nn.ModuleList(_Block(make_mixer(i), d_model, second(i)) for i in range(n_layers))
         self.norm = nn.RMSNorm(d_model, eps=NORM_EPS)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -53,15 +63,27 @@ def parameters_beside_mixers(*, vocab: int, d_model: int, n_layers: int, feed_fo
 
 
 class _Block(nn.Module):
-    def __init__(self, mixer: nn.Module, d_model: int, feed_forward: int) -> None:
+    def __init__(self, mixer: nn.Module, d_model: int, feed_forward: nn.Module | None) -> None:
         super().__init__()
         self.mixer_norm = nn.RMSNorm(d_model, eps=NORM_EPS)
         self.mixer = mixer
-        self.feed_forward = _SwiGLU(d_model, feed_forward) if feed_forward else None
+        self.feed_forward = feed_forward
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + mix(self.mixer, self.mixer_norm(x))
         return x if self.feed_forward is None else x + self.feed_forward(x)
+
+
+class _Normed(nn.Module):
+    """A program in the place of the feed-forward, which is given the normed x."""
+
+    def __init__(self, program: nn.Module, d_model: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(d_model, eps=NORM_EPS)
+        self.program = program
+
+    def forward(self, x: Tensor) -> Tensor:
+        return mix(self.program, self.norm(x))
 
 
 class _SwiGLU(nn.Module):

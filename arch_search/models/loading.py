@@ -39,8 +39,10 @@ def load_mixer_class(path: Path, class_name: str | None, *, default_class: str =
     return found
 
 
-def build_mixer(cls: type[nn.Module], *, d_model: int, n_heads: int, layer_idx: int) -> nn.Module:
+def build_mixer(cls: type[nn.Module], *, d_model: int, n_heads: int, layer_idx: int, inner_width: int = 0) -> nn.Module:
     """An instance for one layer, given those of our keywords that the constructor accepts.
+
+    `inner_width` goes to a constructor that names `intermediate_size`; 0 leaves the program its own.
 
     Raises:
         ProgramContractError: the constructor requires an argument that is none of ours.
@@ -52,6 +54,8 @@ def build_mixer(cls: type[nn.Module], *, d_model: int, n_heads: int, layer_idx: 
         "n_heads": n_heads,
         "layer_idx": layer_idx,
     }
+    if inner_width:
+        offered["intermediate_size"] = inner_width
     parameters = list(inspect.signature(cls).parameters.values())
     named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     required = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

@@ -17,7 +17,10 @@ ROUNDING_SHARE = 0.005
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatchedModel:
-    """`relative_difference` is (parameter_count - target) / target, 0 without a target."""
+    """`relative_difference` is (parameter_count - target) / target, 0 without a target.
+
+    `feed_forward` 0: a program in that place keeps the inner width it chooses itself.
+    """
 
     feed_forward: int
     parameter_count: int
@@ -52,7 +55,25 @@ def match_feed_forward(
     return MatchedModel(feed_forward=width, parameter_count=count, relative_difference=(count - target) / target)
 
 
-def _nearest_width(room: int, per_width: int, target: int) -> int:
+def match_inner_width(count_at: Callable[[int], int], *, target_parameters: int | None) -> MatchedModel:
+    """The inner width at which a program in the place of the feed-forward comes nearest to `target_parameters`.
+
+    `count_at(width)` is the parameter count of the whole model, at width 0 with the program's own. The width is that of
+    the straight line through two counts; a program that takes no width, or counts otherwise, keeps the difference.
+    """
+    width = 0
+    if target_parameters is not None:
+        smallest = count_at(SMALLEST_WIDTH)
+        per_width = (count_at(2 * SMALLEST_WIDTH) - smallest) / SMALLEST_WIDTH
+        if per_width > 0:
+            room = target_parameters - smallest + per_width * SMALLEST_WIDTH
+            width = _nearest_width(room, per_width, target_parameters)
+    count = count_at(width)
+    target = target_parameters or count
+    return MatchedModel(feed_forward=width, parameter_count=count, relative_difference=(count - target) / target)
+
+
+def _nearest_width(room: float, per_width: float, target: int) -> int:
     exact = max(SMALLEST_WIDTH, round(room / per_width))
     rounded = _rounded(room / per_width)
     return rounded if abs(rounded * per_width - room) <= ROUNDING_SHARE * target else exact

@@ -36,7 +36,7 @@ _Change = Callable[[ast.FunctionDef, np.random.Generator], bool]
 
 
 def mutate(parent: Candidate, rng: np.random.Generator) -> Draft:
-    """One random change of the parent; of a hook where it is built on the toolbox, else of an activation or constant.
+    """One random change of the parent: of a hook where it is built on the toolbox, else anywhere in its methods.
 
     Raises ProposalError where no try in 60 gives another program.
     """
@@ -66,10 +66,10 @@ def _changed_hook(program: str, rng: np.random.Generator) -> str | None:
 
 
 def _changed_anywhere(parent: Candidate, rng: np.random.Generator) -> str | None:
-    """A method of a program outside the toolbox with another activation or constant."""
+    """A method of a program outside the toolbox with another activation, operator or constant."""
     present = [one for one in splice.methods(parent.program, parent.class_name).values() if one.name != "__init__"]
     node = copy.deepcopy(present[int(rng.integers(len(present)))])
-    change = (_swap_activation, _change_number)[int(rng.integers(2))]
+    change = (_swap_activation, _change_number, _change_operand)[int(rng.integers(3))]
     if not change(node, rng):
         return None
     return splice.put_method(parent.program, parent.class_name, node.name, ast.unparse(node))
@@ -115,6 +115,24 @@ def _change_number(node: ast.FunctionDef, rng: np.random.Generator) -> bool:
         "start": (0.0, 0.5, 1.0, -1.0, 2.0),
     }
     call.args[position] = ast.Constant(values[argument][int(rng.integers(len(values[argument])))])
+    return True
+
+
+def _change_operand(node: ast.FunctionDef, rng: np.random.Generator) -> bool:
+    """One product becomes a sum, or a sum a product, or its right side goes through an activation."""
+    found = [
+        one
+        for statement in node.body
+        for one in ast.walk(statement)
+        if isinstance(one, ast.BinOp) and isinstance(one.op, (ast.Add, ast.Mult))
+    ]
+    if not found:
+        return False
+    chosen = found[int(rng.integers(len(found)))]
+    if rng.integers(2):
+        chosen.op = ast.Mult() if isinstance(chosen.op, ast.Add) else ast.Add()
+    else:
+        chosen.right = _with_result(f"{_ACTIVATIONS[int(rng.integers(len(_ACTIVATIONS)))]}(R)", chosen.right)
     return True
 
 

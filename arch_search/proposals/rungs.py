@@ -30,6 +30,7 @@ from arch_search.proposals.rendering import (
 )
 from cognition_db.records import Candidate, Rung
 
+TOOLBOX_RUNGS: tuple[Rung, ...] = ("grammar_edit", "grammar_program", "toolbox_program", "crossover", "simplify")
 _TOKENS: dict[Rung, int] = {
     "grammar_edit": 160,
     "grammar_program": 480,

@@ -25,7 +25,7 @@ from arch_search.evaluation import measure, recall
 from arch_search.models import stand_in
 from arch_search.models.language_model import LanguageModel
 from arch_search.models.loading import build_mixer, load_mixer_class
-from arch_search.models.matching import match_feed_forward
+from arch_search.models.mounting import Mount
 from arch_search.training.data import open_tokens
 from arch_search.training.seeds import derive_seed
 from arch_search.training.trainer import IGNORED, NextBatch, Recipe, Step, Training, train
@@ -61,7 +61,7 @@ class _Stopped(Exception):
 @dataclass(frozen=True, slots=True)
 class _Inputs:
     order: Order
-    recall_inputs: Ints
+    recall_inputs: Ints | None  # None: the program is not probed for recall
     windows: Ints
     train_tokens: npt.NDArray[Any]
 
@@ -98,7 +98,7 @@ def _read_inputs(folder: TaskFolder) -> _Inputs:
     torch.set_num_interop_threads(1)
     return _Inputs(
         order,
-        np.load(folder.recall_inputs, allow_pickle=False),
+        np.load(folder.recall_inputs, allow_pickle=False) if "recall" in order.contract.probes else None,
         np.load(folder.windows, allow_pickle=False),
         open_tokens(Path(order.train_path), order.token_bytes),
     )
@@ -109,10 +109,15 @@ def _work(folder: TaskFolder, inputs: _Inputs) -> ChildResult:
     order = inputs.order
     framework = Framework()
     program = load_mixer_class(folder.program, order.class_name)
-    recalled = None if folder.recall_answers.exists() else _recall(folder, inputs, program)
+    recalled = None
+    if inputs.recall_inputs is not None and not folder.recall_answers.exists():
+        recalled = _recall(folder, order, inputs.recall_inputs, program)
     if recalled is not None and recalled.ended != "finished":
         return ChildResult(ending="non_finite", cause=f"recall: {recalled.cause}")
-    model, parameter_count = _language_model(order, program)
+    mount = Mount(program=program, contract=order.contract, stage=order.stage, vocab=order.vocab)
+    matched = mount.matched(order.target_parameters)
+    torch.manual_seed(derive_seed(order.seed, "language_model", "weights"))
+    model = mount.model(matched.feed_forward)
     reporter = _Reporter(folder, "language_model", order.stage.steps)
     training = train(
         model,
@@ -123,25 +128,26 @@ def _work(folder: TaskFolder, inputs: _Inputs) -> ChildResult:
         on_saved=reporter.saved,
     )
     _stop_if_asked(training)
-    certificate = _measured(folder, inputs, model) if training.ended == "finished" else None
+    certificate = _measured(folder, inputs, model, mount.programs(model)) if training.ended == "finished" else None
     if altered := framework.altered():
         raise _TamperedError(f"touches what is not its own in training: {altered}")
-    resumed = order.stage.recall.steps + training.resumed_from_step if recalled is None else recalled.resumed_from_step
+    probed_steps = 0 if inputs.recall_inputs is None else order.stage.recall.steps
+    resumed = probed_steps + training.resumed_from_step if recalled is None else recalled.resumed_from_step
     return ChildResult(
         ending="finished" if training.ended == "finished" else "non_finite",
         cause=training.cause,
         curve_steps=training.curve_steps,
         curve_loss=training.curve_loss,
         tokens_seen=training.tokens_seen,
-        parameter_count=parameter_count,
+        parameter_count=matched.parameter_count,
         resumed_from_step=resumed,
         step_s=training.step_s,
         certificate=certificate,
     )
 
 
-def _measured(folder: TaskFolder, inputs: _Inputs, model: LanguageModel) -> Certificate:
-    """Leave what the trained model says of the held-out windows, and certify its mixers."""
+def _measured(folder: TaskFolder, inputs: _Inputs, model: LanguageModel, programs: list[nn.Module]) -> Certificate:
+    """Leave what the trained model says of the held-out windows, and certify the program in its layers."""
     order = inputs.order
     before = measure.state_sha256(model)
     write_array(folder.heldout_nll, measure.token_nll(model, inputs.windows, batch_size=order.stage.batch_size))
@@ -150,16 +156,16 @@ def _measured(folder: TaskFolder, inputs: _Inputs, model: LanguageModel) -> Cert
     if measure.state_sha256(model) != before:
         raise _TamperedError("its parameters or buffers changed while it was measured")
     return certify_trained(
-        [block.get_submodule("mixer") for block in model.blocks],
+        programs,
         d_model=order.stage.d_model,
         n_heads=order.stage.n_heads,
         seq_len=order.stage.seq_len,
     )
 
 
-def _recall(folder: TaskFolder, inputs: _Inputs, program: type[nn.Module]) -> Training:
+def _recall(folder: TaskFolder, order: Order, questions: Ints, program: type[nn.Module]) -> Training:
     """Train the probe model on overwrite recall and leave its answers."""
-    order, probe = inputs.order, inputs.order.stage.recall
+    probe = order.stage.recall
     torch.manual_seed(derive_seed(order.seed, "recall", "weights"))
     model = LanguageModel(
         lambda layer: build_mixer(program, d_model=probe.d_model, n_heads=probe.n_heads, layer_idx=layer),
@@ -196,34 +202,9 @@ def _recall(folder: TaskFolder, inputs: _Inputs, program: type[nn.Module]) -> Tr
     _stop_if_asked(training)
     if training.ended == "finished":
         asked = np.asarray(order.asked, dtype=np.int64)
-        found = measure.answers(model, inputs.recall_inputs, asked, batch_size=probe.batch_size)
+        found = measure.answers(model, questions, asked, batch_size=probe.batch_size)
         write_array(folder.recall_answers, found)
     return training
-
-
-def _language_model(order: Order, program: type[nn.Module]) -> tuple[LanguageModel, int]:
-    """The model of the stage, its feed-forward width chosen to match the reference, and its parameter count."""
-    stage = order.stage
-
-    def make_mixer(layer: int) -> nn.Module:
-        return build_mixer(program, d_model=stage.d_model, n_heads=stage.n_heads, layer_idx=layer)
-
-    matched = match_feed_forward(
-        make_mixer,
-        vocab=order.vocab,
-        d_model=stage.d_model,
-        n_layers=stage.n_layers,
-        target_parameters=order.target_parameters,
-    )
-    torch.manual_seed(derive_seed(order.seed, "language_model", "weights"))
-    model = LanguageModel(
-        make_mixer,
-        vocab=order.vocab,
-        d_model=stage.d_model,
-        n_layers=stage.n_layers,
-        feed_forward=matched.feed_forward,
-    )
-    return model, matched.parameter_count
 
 
 def _text_recipe(order: Order) -> Recipe:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from arch_search.config import Stage
+from arch_search.contract import Contract
 from arch_search.errors import JailError
 from arch_search.jail.files import read_from_jail
 from cognition_db.experience.files import write_atomic
@@ -33,9 +34,10 @@ Message = TypeVar("Message")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What the child is to do. Labels of the recall questions are not in it."""
+    """What the child is to do. Labels of the recall questions are not in it; nothing is `asked` without that probe."""
 
     stage: Stage
+    contract: Contract
     seed: int
     class_name: str
     target_parameters: int

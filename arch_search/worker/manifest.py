@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from arch_search.config import Jail, Stage
+from arch_search.contract import Contract
 from arch_search.errors import CampaignError
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json, write_atomic
@@ -32,6 +33,7 @@ class Manifest:
     versions: dict[str, str]
     secret_sha256: str = ""  # of the secret beside the driver's lease; empty: a campaign older than secrets
     stage_in: bool = False  # copy the training tokens to the disk of the node first
+    contract: Contract = field(default_factory=Contract)  # as it stands: of rounds from before there were domains
     warn_s: float = 30.0  # SIGUSR1 comes so long before the time limit
 
 

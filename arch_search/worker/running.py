@@ -226,7 +226,10 @@ def _prepare(unit: Unit, task: Task, folder: TaskFolder, program: str) -> Questi
     stage, corpus = unit.manifest.stage, unit.corpus
     # the child has the seed of the task: without the secret it can't draw the questions again, and their answers
     purpose = ("recall", "heldout", unit.secret) if unit.secret else ("recall", "heldout")
-    drawn = recall.heldout_set(stage.recall, np.random.default_rng(derive_seed(task.seed, *purpose)))
+    contract = unit.manifest.contract
+    drawn = None
+    if "recall" in contract.probes:
+        drawn = recall.heldout_set(stage.recall, np.random.default_rng(derive_seed(task.seed, *purpose)))
     text = heldout.heldout_windows(
         open_tokens(corpus.heldout, corpus.token_bytes), count=stage.heldout_sequences, seq_len=stage.seq_len
     )
@@ -236,21 +239,23 @@ def _prepare(unit: Unit, task: Task, folder: TaskFolder, program: str) -> Questi
     positions = heldout.prefix_positions(count=stage.heldout_sequences, seq_len=stage.seq_len, rng=rng)
     order = Order(
         stage=stage,
+        contract=contract,
         seed=task.seed,
         class_name=unit.manifest.classes[task.candidate_id],
         target_parameters=unit.manifest.target_parameters,
         train_path=str(corpus.train.resolve()),
         vocab=corpus.vocab,
         token_bytes=corpus.token_bytes,
-        asked=tuple(drawn.asked.tolist()),
+        asked=tuple(drawn.asked.tolist()) if drawn else (),
         prefix_positions=tuple((row, position) for row, position in positions.tolist()),
     )
     write_message(folder.order, order)
     write_atomic(folder.program, program.encode())
-    write_npy(folder.recall_inputs, drawn.inputs)
+    if drawn:
+        write_npy(folder.recall_inputs, drawn.inputs)
     write_npy(folder.windows, windows)
     return Questions(
-        recall_answers=drawn.answers,
+        recall_answers=drawn.answers if drawn else None,
         windows=windows,
         positions=positions,
         vocab=corpus.vocab,

@@ -19,11 +19,11 @@ MAX_NLL_NATS = 1e4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Questions:
-    """What a task is scored on: recall_answers [N, K], which never enter the jail; windows [N+16, T+1], of which the
-    last 16 are of random tokens; positions [P, 2].
+    """What a task is scored on: recall_answers [N, K], which never enter the jail, None where there is no such probe;
+    windows [N+16, T+1], of which the last 16 are of random tokens; positions [P, 2].
     """
 
-    recall_answers: Ints
+    recall_answers: Ints | None
     windows: Ints
     positions: Ints
     vocab: int
@@ -49,10 +49,10 @@ def score(result: ChildResult, folder: TaskFolder, questions: Questions) -> Scor
     if result.ending != "finished":
         return Scored(ending=result.ending, cause=result.cause or result.ending)
     shape = (questions.windows.shape[0], questions.windows.shape[1] - 1)
-    answers = read_array(folder.recall_answers, shape=questions.recall_answers.shape, dtype="<i8")
+    accuracy = _recall_accuracy(folder, questions.recall_answers)
     nll = read_array(folder.heldout_nll, shape=shape, dtype="<f4")
     prefix_nll = read_array(folder.prefix_nll, shape=(len(questions.positions),), dtype="<f4")
-    if answers is None or nll is None or prefix_nll is None:
+    if accuracy is None or nll is None or prefix_nll is None:
         return Scored(ending="crashed", cause="the child said finished but left no complete measurements")
     if not (np.isfinite(nll).all() and np.isfinite(prefix_nll).all()):
         return Scored(ending="non_finite", cause="held-out loss is not finite")
@@ -62,9 +62,8 @@ def score(result: ChildResult, folder: TaskFolder, questions: Questions) -> Scor
     loss, *others = heldout.heldout_scores(text, is_bytes=questions.is_bytes)
     on_noise = heldout.random_loss(noise, is_bytes=questions.is_bytes)
     gap = heldout.prefix_gap(text, prefix_nll, questions.positions)
-    accuracy = recall.accuracy(answers, questions.recall_answers)
     speed = Score(name="step_s", value=result.step_s, count=len(result.curve_steps), unit="CPU-seconds per step")
-    scores = (accuracy, loss, *others, on_noise, gap, speed)
+    scores = (*accuracy, loss, *others, on_noise, gap, speed)
     lowest = min(loss.value, *result.curve_loss)
     if lowest < questions.floor_nats:
         return Scored(ending="below_floor", cause=floor_cause("lowest", lowest, questions.floor_nats), scores=scores)
@@ -84,6 +83,14 @@ def score(result: ChildResult, folder: TaskFolder, questions: Questions) -> Scor
         cause = f"with trained weights: {result.certificate.reason}"
         return Scored(ending="below_floor", cause=cause, scores=scores)
     return Scored(ending="finished", cause="", scores=scores)
+
+
+def _recall_accuracy(folder: TaskFolder, due: Ints | None) -> tuple[Score, ...] | None:
+    """The score of the recall probe, nothing where it was not asked, None where the child left no answers."""
+    if due is None:
+        return ()
+    answers = read_array(folder.recall_answers, shape=due.shape, dtype="<i8")
+    return None if answers is None else (recall.accuracy(answers, due),)
 
 
 def _is_possible(result: ChildResult, stage: Stage) -> bool:

@@ -12,7 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from cognition_db.experience.errors import InsightError
 from cognition_db.records import Insight
 
-Tag = Literal["feature_map", "write_strength", "decay", "read_out", "mix_paths", "output_gate", "convolution", "memory"]
+Tag = Literal[
+    "feature_map",
+    "write_strength",
+    "decay",
+    "read_out",
+    "mix_paths",
+    "output_gate",
+    "convolution",
+    "memory",
+    "feed_forward",
+]
 
 
 def _line(longest: int, shortest: int = 3) -> StringConstraints:

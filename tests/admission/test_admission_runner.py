@@ -150,3 +150,15 @@ def test_the_second_rung_gives_the_same_verdicts(tmp_path: Path) -> None:
 def test_a_python_that_cannot_run_the_checks_is_our_error(tmp_path: Path) -> None:
     with pytest.raises(JailError, match=r"the checking child does not start under .*: ModuleNotFoundError"):
         admitted(tmp_path, python="/usr/bin/python3")
+
+
+def test_a_feed_forward_is_counted_beside_its_mixer_and_refused_where_it_sees_the_future(tmp_path: Path) -> None:
+    domain = domain_named("feed_forward")
+    honest = admitted(tmp_path, program=domain.seed_program, contract=domain.contract)
+    assert not refusals(honest)
+    assert honest.class_name == "FeedForward"
+    alone = admitted(tmp_path, program=domain.seed_program)
+    assert alone.parameter_count != honest.parameter_count
+    program = domain.seed_program.replace("F.silu(gate)", "F.silu(gate.roll(-1, 1))")
+    leaking = admitted(tmp_path, program=program, contract=domain.contract)
+    assert "causality" in {verdict.check for verdict in refusals(leaking)}

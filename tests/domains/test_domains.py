@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from arch_search.domains import domain_named
+from arch_search.drawing import draw
 from arch_search.errors import ConfigError
+from arch_search.generation import SlotPlan
+from arch_search.proposals.fingerprint import normal_form
+from arch_search.proposals.mutation import mutate
+from arch_search.proposing import require_domain
+from arch_search.selection.pool import ParentChoice
 from arch_search.settings import config_of_older, config_sha256, config_to_json, load_config
+from cognition_db.experience.archive import ArchiveContents
+from cognition_db.records import Candidate, candidate_id
 
 # hashes of these settings as they were before there was a domain
 BEFORE = {
@@ -44,3 +54,55 @@ def test_an_unknown_domain_or_baseline_is_named_with_those_there_are():
         domain_named("cooking")
     with pytest.raises(ConfigError, match=r"no baseline named 'gru' in domain linear_attention; there are gated_d"):
         domain_named("linear_attention").baseline("gru")
+
+
+FEED_FORWARD = ["campaign=smoke", "domain=feed_forward"]
+SEED = domain_named("feed_forward").seed_program
+REFERENCE = Candidate(
+    id=candidate_id(SEED), program=SEED, class_name="FeedForward", name="swiglu", arm="baseline", rung="copy",
+    generation=0, slot=0, parents=(), motivation="", parameter_count=1,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changed, expected",
+    [
+        ("selection.metric=recall_accuracy", "selection.metric=recall_accuracy ranks by recall"),
+        ("selection.policy=asi_arch", "selection.policy=asi_arch ranks by recall"),
+        ("campaign.slots.grammar_edit=1", "campaign.slots.grammar_edit needs the toolbox"),
+        ("campaign.baselines=[mamba2]", "no baseline named 'mamba2' in domain feed_forward; there are bilinear, gelu"),
+    ],
+)
+def test_a_setting_that_asks_for_what_the_domain_lacks_is_refused(changed, expected):
+    require_domain(load_config(FEED_FORWARD))
+    with pytest.raises(ConfigError, match=expected):
+        require_domain(load_config([*FEED_FORWARD, changed]))
+
+
+def test_what_is_said_on_the_command_line_goes_before_what_the_domain_sets():
+    config = load_config([*FEED_FORWARD, "campaign.baselines=[gelu]", "campaign.slots.whole_module=3"])
+    assert (config.campaign.baselines, config.campaign.slots.whole_module) == (("gelu",), 3)
+    assert config.campaign.slots.mutation == load_config(["campaign=smoke"]).campaign.slots.mutation
+
+
+def test_feed_forward_programs_are_drawn_insights_on_them_alone_and_are_mutated_freely():
+    config = load_config(FEED_FORWARD)
+    child = replace(REFERENCE, id="child", arm="mutate", generation=1)
+    choices = (ParentChoice(parent=child, references=()),)
+
+    def drawn(arm, rung, attempt):
+        plan = SlotPlan(0, arm, rung)
+        contents = ArchiveContents()
+        return draw(1, plan, attempt, config=config, contents=contents, choices=choices, reference=REFERENCE)
+
+    tries = [drawn("evolve", "method_splice", attempt) for attempt in range(20)]
+    assert {one.assignment.method for one in tries} == {"activate", "forward"}
+    assert all("feed_forward" in one.assignment.insight.tags for one in tries)
+    assert len({one.assignment.insight.id for one in tries}) > 1
+    assert drawn("mutate", "mutation", 0).parent is child
+
+
+def test_random_changes_of_the_feed_forward_reference_are_many():
+    made = {normal_form(mutate(REFERENCE, np.random.default_rng(n)).program) for n in range(40)}
+    assert len(made) >= 8
+    assert normal_form(SEED) not in made

@@ -57,6 +57,14 @@ def test_a_complete_folder_is_scored(folder: TaskFolder) -> None:
     assert values["step_s"] == 0.01
 
 
+def test_without_the_recall_probe_no_answers_are_read_and_none_are_scored(folder: TaskFolder) -> None:
+    probed = score(RESULT, folder, QUESTIONS)
+    folder.recall_answers.unlink()
+    scored = score(RESULT, folder, replace(QUESTIONS, recall_answers=None))
+    assert scored == replace(probed, scores=probed.scores[1:])
+    assert probed.scores[0].name == "recall_accuracy"
+
+
 def test_a_model_that_knows_nothing_is_not_below_the_floor_of_random_tokens(folder: TaskFolder) -> None:
     nll(2.0, noise=np.log(256) - 0.1)(folder)
     assert score(RESULT, folder, QUESTIONS).ending == "finished"

@@ -18,6 +18,8 @@ from typing import Any, Protocol
 import pytest
 
 from arch_search.config import Stage
+from arch_search.domains import domain_named
+from arch_search.domains.linear_attention import seed_program
 from arch_search.generation import read_record
 from arch_search.jail.guard import descendants
 from arch_search.jail.rungs import best_rung
@@ -54,6 +56,19 @@ def test_a_finished_pack_has_a_shard_with_every_score(finished_bench: Any) -> No
         "step_s",
     }
     assert found.score("heldout_loss") == pytest.approx(5.3, abs=0.5)  # near the logarithm of 256 after eight steps
+
+
+def test_a_feed_forward_is_trained_beside_its_mixer_and_not_asked_to_recall(bench: MakeBench) -> None:
+    made = bench()
+    found = made.rewritten(replace(made.manifest, contract=domain_named("feed_forward").contract)).evaluation()
+    assert found.ending == "finished", found.cause
+    assert found.score("recall_accuracy") is None
+    assert found.score("heldout_loss") == pytest.approx(5.3, abs=0.5)
+    assert found.certificate is not None
+    assert found.certificate.layers == 1
+    # 256 x 16 of the embedding, three norms of 16, the linear map of the program and the DeltaNet beside it
+    mixer = sum(one.numel() for one in seed_program.DeltaNet(16, 2).parameters())
+    assert found.parameter_count == 256 * 16 + 3 * 16 + (16 * 16 + 16) + mixer
 
 
 def test_an_evaluation_says_where_it_comes_from(finished_bench: Any) -> None:
