@@ -112,8 +112,7 @@ def config_sha256(config: Config) -> str:
     for key in (*MACHINE_KEYS, *unsaid):
         *path, name = key.split(".")
         del reduce(getitem, path, data)[name]
-    data = {group: values for group, values in data.items() if values}
-    return sha256_text(canonical_json(data))
+    return sha256_text(canonical_json(_without_empty(data)))
 
 
 def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -213,6 +212,12 @@ def _set_missing(data: dict[str, Any], path: Sequence[str], value: Any) -> None:
     for name in path[:-1]:
         data = data.setdefault(name, {})
     data.setdefault(path[-1], value)
+
+
+def _without_empty(data: dict[str, Any]) -> dict[str, Any]:
+    """Without groups of which nothing is left to say: older campaigns do not have them."""
+    kept = {key: _without_empty(value) if isinstance(value, dict) else value for key, value in data.items()}
+    return {key: value for key, value in kept.items() if value != {}}
 
 
 def _leaves(data: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
