@@ -213,7 +213,9 @@ class Roles:
     engineer: Sampling
     analyst: Sampling
     judge: Sampling
+    reviewer: Sampling  # Novelty reviewer and Code reviewer
     planner_enabled: bool  # a call before the Researcher's makes a plan of what was measured and of the insight
+    reviewers_enabled: bool  # marks on admitted programs; they decide nothing
     judge_enabled: bool
     analyst_enabled: bool
 

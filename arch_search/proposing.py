@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from arch_search.proposals import crossover, fingerprint, mutation, placebo, run
 from arch_search.proposals.assignment import Draft
 from arch_search.protocols import ModelClient
 from arch_search.repairing import Repairer
+from arch_search.reviewing import Reviewer
 from arch_search.training.data import load_corpus
 from arch_search.writing import Writer, try_key, with_calls
 from cognition_db.experience.archive import ArchiveContents
@@ -91,7 +92,8 @@ class Proposer:
                 ]
                 self._prepare_client(drawn)
                 written = self._all(pool, lambda one: self._write(number, one, writer, reference), drawn)
-                for tried in self._checked(number, written, contents, reference):
+                checked = self._checked(number, written, contents, reference)
+                for tried in self._reviewed(pool, checked, contents):
                     self._record(number, tried)
 
     def _prepare_client(self, drawn: Sequence[Drawn]) -> None:
@@ -207,6 +209,13 @@ class Proposer:
             fingerprint=report.fingerprint,
         )
         return SlotTry(proposal=proposal, verdicts=verdicts, candidate=candidate)
+
+    def _reviewed(
+        self, pool: ThreadPoolExecutor, checked: Iterator[SlotTry], contents: ArchiveContents
+    ) -> Iterable[SlotTry]:
+        if not self._config.roles.reviewers_enabled:
+            return checked
+        return self._all(pool, Reviewer(self._campaign, self._client, contents).reviewed, list(checked))
 
     # ---- record
 

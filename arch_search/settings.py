@@ -46,6 +46,10 @@ _NEUTRAL = {
     "roles.planner.temperature": 0.9,
     "roles.planner.top_p": 0.95,
     "roles.planner.max_tokens": 500,
+    "roles.reviewers_enabled": False,
+    "roles.reviewer.temperature": 0.3,
+    "roles.reviewer.top_p": 0.95,
+    "roles.reviewer.max_tokens": 160,
 }
 _ADAPTER = TypeAdapter(Config)
 

@@ -19,6 +19,7 @@ LAYERS = [
         "drawing",
         "proposing",
         "writing",
+        "reviewing",
         "memory",
         "repairing",
         "repeating",

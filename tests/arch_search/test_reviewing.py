@@ -1,0 +1,130 @@
+"""Reviews: marks that travel with an admitted program and decide nothing. The replies are invented."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small_campaign import SMALL
+
+from arch_search.campaign import Campaign, start_or_continue
+from arch_search.domains.linear_attention import SEED_PROGRAM
+from arch_search.protocols import ModelReply, ModelRequest
+from arch_search.reviewing import Reviewer, nearest
+from arch_search.settings import load_config
+from cognition_db.experience.archive import ArchiveContents
+from cognition_db.records import Arm, Candidate, Proposal, SlotTry, Verdict, Writing, candidate_id, sha256_text
+
+PASSED = Verdict(check="causality", outcome="passed", reason="no leak")
+CHANGED = SEED_PROGRAM.replace("    return F.silu(q), F.silu(k)", "    return F.elu(q), F.silu(k)")
+
+
+class Model:
+    """Gives both reviewers the same answer and keeps what it was asked."""
+
+    def __init__(self, answer: str) -> None:
+        self.answer = answer
+        self.asked: list[ModelRequest] = []
+
+    def complete(self, request: ModelRequest) -> ModelReply:
+        self.asked.append(request)
+        return ModelReply(
+            text=self.answer, finished=True, model="m", prompt_tokens=1, reply_tokens=1, seconds=0.1,
+            prompt_sha256="0" * 64, reply_sha256=sha256_text(self.answer),
+        )  # fmt: skip
+
+
+def opinion(answer: str, reason: str = "the line of the return decides it") -> str:
+    return json.dumps({"reason": reason, "answer": answer})
+
+
+def candidate(
+    program: str, *, arm: Arm = "evolve", motivation: str = "", behaviour: float = 0.0, parents: tuple[str, ...] = ()
+) -> Candidate:
+    return Candidate(
+        id=candidate_id(program), program=program, class_name="DeltaNet", name="c", arm=arm, rung="grammar_edit",
+        generation=1, slot=0, parents=parents, motivation=motivation, parameter_count=1, verdicts=(PASSED,),
+        fingerprint=(behaviour, 0.0),
+    )  # fmt: skip
+
+
+REFERENCE = candidate(SEED_PROGRAM, arm="baseline")
+CANDIDATE = candidate(CHANGED, motivation="feature_map: silu became elu", parents=(REFERENCE.id,))
+
+
+@pytest.fixture
+def campaign(tmp_path: Path) -> Campaign:
+    settings = load_config([*SMALL, f"campaign.dir={tmp_path / 'c'}", "roles=large_model"])
+    return start_or_continue(settings, command=["test"], base=tmp_path)
+
+
+WRITING = Writing(idea="Use an elu on the queries.")
+
+
+def tried(*, admitted: bool = True, writing: Writing | None = WRITING) -> SlotTry:
+    proposal = Proposal(
+        generation=1, slot=0, attempt=0, arm="evolve", rung="grammar_edit", parents=(REFERENCE.id,), seed=1,
+        writing=writing,
+    )  # fmt: skip
+    return SlotTry(proposal=proposal, verdicts=(PASSED,), candidate=CANDIDATE if admitted else None)
+
+
+def review(campaign: Campaign, model: Model, one: SlotTry, *earlier: Candidate) -> SlotTry:
+    return Reviewer(campaign, lambda: model, ArchiveContents(candidates=(REFERENCE, *earlier))).reviewed(one)
+
+
+@pytest.mark.parametrize("answer, outcome", [("yes", "passed"), ("no", "failed"), ("unsure", "unknown")])
+def test_an_opinion_is_a_mark_that_refuses_nothing(campaign: Campaign, answer: str, outcome: str) -> None:
+    found = review(campaign, Model(opinion(answer)), tried())
+    assert found.candidate is not None
+    assert replace(found.candidate, verdicts=(PASSED,)) == CANDIDATE
+    assert found.verdicts == found.candidate.verdicts
+    kept, novelty, code = found.verdicts
+    assert kept == PASSED
+    assert [(one.check, one.outcome, one.refuses) for one in (novelty, code)] == [
+        ("review_novelty", outcome, False),
+        ("review_code", outcome, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["It is new.", '{"answer":"yes"}', '{"reason":"r","answer":"10"}', '{"reason":"r","answer":"yes","score":10}'],
+)
+def test_a_reply_of_another_form_is_no_opinion(campaign: Campaign, reply: str) -> None:
+    _, novelty, code = review(campaign, Model(reply), tried()).verdicts
+    assert {(one.outcome, one.refuses) for one in (novelty, code)} == {("unknown", False)}
+    assert "no opinion" in code.reason
+
+
+def test_what_was_refused_or_written_by_no_model_is_not_reviewed(campaign: Campaign) -> None:
+    for one in (tried(admitted=False), tried(writing=None)):
+        model = Model(opinion("yes"))
+        assert review(campaign, model, one) == one
+        assert model.asked == []
+
+
+def test_the_code_reviewer_sees_idea_and_changed_definitions_without_their_words(campaign: Campaign) -> None:
+    model = Model(opinion("yes"))
+    review(campaign, model, tried())
+    question = model.asked[1].messages[-1]["content"]
+    assert "Use an elu on the queries." in question
+    assert "return (F.elu(q), F.silu(k))" in question
+    assert "def decay(" not in question
+    assert "#" not in question
+
+
+def test_the_novelty_reviewer_sees_the_nearest_earlier_changes_in_order(campaign: Campaign) -> None:
+    near, far = (candidate(f"{SEED_PROGRAM}\nX = {x}\n", motivation=f"change {x}", behaviour=x) for x in (1, 2))
+    placebo = candidate(f"{SEED_PROGRAM}\nX = 3\n", arm="placebo", motivation="copy")
+    model = Model(opinion("yes"))
+    review(campaign, model, tried(), far, placebo, near)
+    question = model.asked[0].messages[-1]["content"]
+    assert question.index(f"[{near.id}] change 1") < question.index(f"[{far.id}] change 2")
+    assert "copy" not in question
+    assert len(nearest(CANDIDATE, [candidate(f"a = {x}", motivation="m") for x in range(9)])) == 4
