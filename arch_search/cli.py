@@ -102,6 +102,12 @@ def _parser() -> argparse.ArgumentParser:
         "--cancel", action="store_true", help="cancel what trains; without it trainings come to their end"
     )
     stop.add_argument("--wait-s", type=float, default=180.0, help="how long to wait for the driver's end (180)")
+    _add_steer(command("steer", "ask something of a campaign; alone: what is asked", "campaigns/demo-001 pause"))
+    propose = command("propose", "add a program or an idea to the next generation", "campaigns/demo-001 my_mixer.py")
+    propose.add_argument("dir", help="campaign folder")
+    propose.add_argument("file", nargs="?", help="Python file with a public torch.nn.Module")
+    propose.add_argument("--class", dest="class_name", default=None, help="default: DeltaNet, or the only one")
+    propose.add_argument("--idea", default=None, metavar="TEXT", help="an idea instead, which a model follows")
     tick = command("tick", "do what is due in a campaign and return, for cron", "campaigns/demo-001")
     tick.add_argument("--limit-min", type=float, default=30.0, help="return after this, due or not (30)")
     tick.epilog = f"{tick.epilog}\n\n{CRON}"
@@ -127,6 +133,34 @@ def _parser() -> argparse.ArgumentParser:
     check.epilog = f"{CHECKS}\n\n{check.epilog}"
     return parser
 
+
+def _add_steer(steer: argparse.ArgumentParser) -> None:
+    steer.epilog = f"{STEER}\n\n{steer.epilog}"
+    steer.add_argument("dir", help="campaign folder")
+    actions = steer.add_subparsers(dest="action", metavar="ACTION")
+    actions.add_parser("pause", help="finish what trains; propose and submit nothing new until resume")
+    actions.add_parser("resume", help="go on after a pause")
+    for name, text, what in (
+        ("ban", "leave out a family, a rung, or a candidate and all that came of it", "family, rung or candidate"),
+        ("unban", "take a ban back", "family, rung or candidate"),
+        ("pin", "make a candidate the parent", "candidate: id, its first digits, or its name"),
+        ("unpin", "take a pin back", "candidate: id or its first digits"),
+    ):
+        action = actions.add_parser(name, help=text)
+        action.add_argument("what", help=what)
+        if name == "pin":
+            action.add_argument("--every", type=int, default=1, metavar="K", help="of every K-th slot only (1)")
+    prompt = actions.add_parser("prompt", help="use another wording of a prompt")
+    prompt.add_argument("name", help="a file of agents/prompts without .md, as judge")
+    prompt.add_argument("file", nargs="?", help="file with the new prompt")
+    prompt.add_argument("--default", action="store_true", help="use the prompt that came with the program again")
+
+
+STEER = """arch-search steer DIR ban decay            no program changes this component any more
+arch-search steer DIR pin 1f2e3d4c --every 3
+arch-search steer DIR prompt judge my_judge.md
+
+all but pause and resume hold from the generation on that is opened next; every try says what had a part in it"""
 
 CRON = """in crontab, or in scrontab where the site has it:
   */10 * * * * cd FOLDER && .venv/bin/arch-search tick campaigns/demo-001 > /dev/null

@@ -90,10 +90,12 @@ class Dispatcher:
         *,
         target_parameters: int,
         step_s: Callable[[], float | None],
+        may_begin: bool = True,
     ) -> bool:
         """Submit what is due and look after what runs; True when every unit of the generation has its shard.
 
-        `step_s` is asked when a round is written: the reference's median CPU-seconds per step.
+        Without `may_begin` no round is begun, and one that was goes to its end. `step_s` is asked when a round is
+        written: the reference's median CPU-seconds per step.
         """
         paths = self._campaign.generation(number)
         missing = self._without_shard(number, candidates, attempt=1)
@@ -102,6 +104,8 @@ class Dispatcher:
             self._states = {}
             self.clear(number)
             return True
+        if not rounds and not may_begin:
+            return False
         if not rounds:
             self._require_budget(missing)
             self._write_round(number, 1, candidates, target_parameters, step_s)
@@ -128,6 +132,8 @@ class Dispatcher:
         if attempts >= self._campaign.config.campaign.attempts_per_task:
             self._give_up(number, missing)
             return True
+        if not may_begin:
+            return False
         self._require_room()
         self._require_budget(missing)
         if tried:

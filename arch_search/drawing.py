@@ -11,14 +11,15 @@ from arch_search.analysis.lessons import outcome_as_symptom
 from arch_search.clean_text import one_line
 from arch_search.config import Config
 from arch_search.domains import domain_named
-from arch_search.generation import SlotPlan, plans_of
+from arch_search.generation import SlotPlan, slot_plans
 from arch_search.proposals import rungs
 from arch_search.proposals.assignment import Assignment, Draft
-from arch_search.proposals.rendering import is_toolbox_program
 from arch_search.protocols import ModelReply
 from arch_search.selection import policies
 from arch_search.selection.lineages import second_parent
 from arch_search.selection.pool import ParentChoice
+from arch_search.steered import excluded, has_place, pinned
+from arch_search.steering import Steering
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.literature import load_insights, retrieve
 from cognition_db.records import Candidate, Insight, Verdict, Writing
@@ -31,7 +32,8 @@ _NEAR = 8  # insights near to what was observed, among which one is drawn: the n
 class Drawn:
     """One try before its program text came to be. `assignment` is there where a model is asked.
 
-    `partner` is the second parent of a crossing, None where there is none to be had.
+    `partner` is the second parent of a crossing, None where there is none to be had. `steering` says what a
+    researcher's requests had to do with the try.
     """
 
     plan: SlotPlan
@@ -40,6 +42,7 @@ class Drawn:
     parent: Candidate | None
     assignment: Assignment | None
     partner: Candidate | None = None
+    steering: tuple[str, ...] = ()
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -67,7 +70,7 @@ def refusal(check: str, error: Exception) -> Verdict:
 
 
 def parent_choices(
-    number: int, *, config: Config, contents: ArchiveContents, reference: Candidate | None
+    number: int, *, config: Config, contents: ArchiveContents, reference: Candidate | None, steering: Steering
 ) -> tuple[ParentChoice, ...]:
     """Parents for all tries of a generation, one for each slot in turn; none before anything was measured.
 
@@ -80,8 +83,9 @@ def parent_choices(
         config.selection,
         reference_id=reference.id,
         rng=np.random.default_rng(np.random.SeedSequence([config.campaign.seed, number])),
-        slots=len(plans_of(number, config)),
+        slots=len(slot_plans(config)),
         rounds=config.campaign.tries_per_slot,
+        excluded=excluded(steering, contents.candidates, reference),
     )
 
 
@@ -94,46 +98,62 @@ def draw(
     contents: ArchiveContents,
     choices: Sequence[ParentChoice],
     reference: Candidate | None,
+    steering: Steering,
 ) -> Drawn:
     """Draw try `attempt` at a slot of generation `number`; `choices` are those of `parent_choices`."""
     entropy = np.random.SeedSequence([config.campaign.seed, number, plan.slot, attempt])
     seed = int(entropy.generate_state(1)[0])
-    if plan.arm in ("baseline", "placebo"):
-        return Drawn(plan, attempt, seed, reference, None)
+    if plan.arm in ("baseline", "placebo", "hand"):
+        words = steering.words(plan.arm, slot=plan.slot, pin=None)
+        return Drawn(plan, attempt, seed, None if plan.arm == "hand" else reference, None, steering=words)
     assert reference is not None, "generation 0 is filled before any other"
-    first = attempt * len(plans_of(number, config)) + plan.slot
-    choice = ParentChoice(parent=reference, references=())
+    banned = steering.banned_families
+    first = attempt * len(slot_plans(config)) + plan.slot
+    choice, pin = ParentChoice(parent=reference, references=()), None
     if plan.arm != "best_of_n":
         # its own, or the next one that its rung can change
         in_turn = (*choices[first:], *choices[:first])
-        choice = next((one for one in in_turn if _fits(plan, one.parent, reference)), choice)
+        ways = (one for one in in_turn if has_place(plan.rung, one.parent, reference, banned))
+        own = next(ways, choice)
+        candidates = (*contents.candidates, reference)
+        choice, pin = pinned(own, plan, attempt, steering, candidates=candidates, reference=reference)
+    words = steering.words(plan.arm, slot=plan.slot, pin=pin)
     if not plan.asks_model:
         following = (*choices[first + 1 :], *choices[: first + 1])
         partner = second_parent(choice.parent, following, contents) if plan.rung == "crossover" else None
-        return Drawn(plan, attempt, seed, choice.parent, None, partner)
+        return Drawn(plan, attempt, seed, choice.parent, None, partner, words)
     rng = np.random.default_rng(seed)
-    method = ""
-    if plan.rung in ("grammar_edit", "method_splice"):
-        methods = rungs.methods_for(plan.rung, choice.parent)
-        method = methods[int(rng.integers(len(methods)))]
     # the control knows nothing of what was measured
     seen = _observed_of(choice.parent, contents, reference, config.selection.metric) if plan.arm == "evolve" else ""
     useful = set(domain_named(config.domain.name).insight_tags)
     insights = [insight for insight in load_insights() if useful & set(insight.tags)]
-    insight = _insight(insights, rungs.insight_tags(plan.rung, method), seen, rng)
-    assignment = Assignment(
-        rung=plan.rung, parent=choice.parent, method=method, insight=insight, references=choice.references
+    assignment = _assignment(plan, choice, insights, seen, steering, rng)
+    return Drawn(plan, attempt, seed, choice.parent, assignment, steering=words)
+
+
+def _assignment(
+    plan: SlotPlan,
+    choice: ParentChoice,
+    insights: Sequence[Insight],
+    observed: str,
+    steering: Steering,
+    rng: np.random.Generator,
+) -> Assignment:
+    """The place of the change and the idea: one by hand, where there is one for this slot, else an insight."""
+    method = ""
+    if plan.rung in ("grammar_edit", "method_splice"):
+        methods = [one for one in rungs.methods_for(plan.rung, choice.parent) if one not in steering.banned_families]
+        method = methods[int(rng.integers(len(methods)))]
+    insight = _insight(insights, rungs.insight_tags(plan.rung, method), observed, rng)
+    idea = steering.idea_of(plan.slot)
+    return Assignment(
+        rung=plan.rung,
+        parent=choice.parent,
+        method=method,
+        insight=None if idea else insight,
+        plan=idea.text if idea else "",
+        references=choice.references,
     )
-    return Drawn(plan, attempt, seed, choice.parent, assignment)
-
-
-def _fits(plan: SlotPlan, parent: Candidate, reference: Candidate) -> bool:
-    if plan.rung in ("crossover", "simplify"):
-        return parent.arm != "baseline" and is_toolbox_program(parent.program)
-    if plan.arm == "mutate":
-        # free code has few random changes that mean something; it is changed where there is nothing else
-        return bool(rungs.editable_methods(parent.program) or not rungs.editable_methods(reference.program))
-    return plan.rung in rungs.rungs_for(parent)
 
 
 def _observed_of(parent: Candidate, contents: ArchiveContents, reference: Candidate, metric: str) -> str:

@@ -13,23 +13,28 @@ from arch_search.campaign import Campaign
 from arch_search.closing import close_generation, merge_generation
 from arch_search.compacting import compact
 from arch_search.dispatch import Dispatcher
-from arch_search.errors import CampaignError, ReplyPendingError
-from arch_search.generation import OpenSlots, admitted, open_slots, read_tries
+from arch_search.errors import CampaignError, CampaignPausedError, ReplyPendingError
+from arch_search.generation import OpenSlots, admitted, open_slots, read_steering, read_tries
 from arch_search.launching import make_launcher, preflight
 from arch_search.lease import Lease
 from arch_search.model_access import ModelAccess
+from arch_search.opening import fixed_steering
 from arch_search.proposing import Proposer, require_domain
+from arch_search.protocols import ModelClient
 from arch_search.repeating import name_repeats
 from arch_search.reporting import write_campaign_report
+from arch_search.steering_files import paused_words, place_prompts
 from arch_search.stopping import DriverStopped, StopWatch
 from arch_search.training import data
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import unwritable_reason
+from cognition_db.experience.journal import read
 from cognition_db.records import Candidate, Evaluation, SlotTry
 from slurm.errors import SlurmError, UnavailableError
 from slurm.launchers import Launcher
 from slurm.units import Order, Probe, Submission, UnitState, WorkUnit
 
+_PAUSES = ("paused", "resumed")
 LEAVING = "the last elements leave the queue"
 # a slurmctld that was started anew notices within minutes that a job of its memory is no more
 LEAVING_S = 300.0
@@ -70,6 +75,8 @@ class Driver:
         self._waits_for_disk = False
         self._finished_at = 0.0  # monotonic clock; 0: the campaign was not seen finished yet
         self._filled: dict[int, tuple[SlotTry, ...]] = {}
+        self._paused = ""  # the words of a request, empty where there is none
+        self._was_paused: bool | None = None  # None: the journal was not asked yet
         self.on_change: Callable[[], None] = lambda: None
         self.model = ModelAccess(
             campaign, self.call_log, say=say, pump=self._pump, require=lease.require, comes_back=comes_back
@@ -136,6 +143,9 @@ class Driver:
             return self._tick()
         except ReplyPendingError as pending:
             return Tick(finished=False, waiting=str(pending))
+        except CampaignPausedError as paused:
+            self.model.tend()
+            return Tick(finished=False, waiting=str(paused))
 
     def _tick(self) -> Tick:
         self.require_going()
@@ -148,13 +158,14 @@ class Driver:
             return Tick(finished=True) if is_clear or self._is_late() else Tick(finished=False, waiting=LEAVING)
         if number == 0:
             self.model.begin()  # it loads while the baselines are checked and trained
-        if slots := self._open_slots(number):
-            return self._propose(number, slots)
+        self._note_pause()
+        if self._is_unfilled(number):
+            return self._propose(number)
         if not self._advance(number):
-            if number == 0 and (slots := self._open_slots(1)):
-                return self._propose(1, slots)  # its parents are the reference: nothing of generation 0 is waited for
+            if number == 0 and self._is_unfilled(1):
+                return self._propose(1)  # its parents are the reference: nothing of generation 0 is waited for
             self.model.tend()
-            return Tick(finished=False, waiting=f"generation {number} trains")
+            return Tick(finished=False, waiting=self._paused or f"generation {number} trains")
         if self._repeat(number):
             return Tick(finished=False)
         waiting = self.model.waiting() if number and self.model.is_asked else ""
@@ -172,17 +183,41 @@ class Driver:
 
     # ---- the steps
 
-    def _propose(self, number: int, slots: OpenSlots) -> Tick:
+    def _note_pause(self) -> None:
+        """Look whether a researcher has paused or resumed the campaign; a change is said and kept in the journal."""
+        if self._was_paused is None:
+            seen = [entry.kind for entry in read(self.campaign.paths.journal).entries if entry.kind in _PAUSES]
+            self._was_paused = seen[-1:] == ["paused"]
+        self._paused = paused_words(self.campaign)
+        if bool(self._paused) == self._was_paused:
+            return
+        self._was_paused = bool(self._paused)
+        self.campaign.journal.append("paused" if self._paused else "resumed", {})
+        self._say(self._paused or "resumed by hand")
+
+    def _client(self) -> ModelClient:
+        """The model for proposals; a pause takes effect between two calls."""
+        if paused := paused_words(self.campaign):
+            raise CampaignPausedError(paused)
+        return self.model.client()
+
+    def _propose(self, number: int) -> Tick:
         """Fill the open slots; where their model server is still in the queue, say so and come back."""
-        asks = any(plan.asks_model for plan, _ in slots)
+        if self._paused:
+            raise CampaignPausedError(self._paused)
+        if number:
+            fixed_steering(self.campaign, number, self.reference())
+        asks = any(plan.asks_model for plan, _ in self._open_slots(number))
         waiting = self.model.waiting() if asks else ""
         if waiting:
             return Tick(finished=False, waiting=waiting)
         self._now(f"generation {number}: proposing and checking")
+        place_prompts(self.campaign, number)
         proposer = Proposer(
             self.campaign,
+            steering=read_steering(self.campaign.generation(number)),
             launcher=self._launcher,
-            client=self.model.client,
+            client=self._client,
             calls=self.call_log,
             pump=self._pump,
             say=self._say,
@@ -199,6 +234,7 @@ class Driver:
                 candidates,
                 target_parameters=reference.parameter_count,
                 step_s=lambda: self._reference_step_s(reference),
+                may_begin=not self._paused,
             )
         except UnavailableError as error:
             self._say(f"gen {number}: {error}; asking again later")
@@ -232,6 +268,7 @@ class Driver:
         evaluations = self._merged(number)
         if evaluations is None:
             return
+        place_prompts(self.campaign, number)
         client = self.model.client if self.model.is_asked else None
         close_generation(
             self.campaign, number, evaluations, client=client, reference_id=self.reference().id, say=self._say
@@ -242,7 +279,7 @@ class Driver:
         """Keep trainings going while the driver waits for the model or for checks."""
         self.require_going()
         number = self.campaign.generations_closed()
-        if not self._open_slots(number):
+        if not self._is_unfilled(number):
             self._advance(number)
         self.on_change()
 
@@ -255,7 +292,16 @@ class Driver:
         self.on_change()
 
     def _open_slots(self, number: int) -> OpenSlots:
-        return open_slots(number, self._tries(number), self.campaign.config)
+        steering = read_steering(self.campaign.generation(number))
+        return open_slots(number, self._tries(number), self.campaign.config, steering)
+
+    def _is_unfilled(self, number: int) -> bool:
+        """Whether slots want a try, or are still to be named, as by a program by hand."""
+        return (number > 0 and not self._is_opened(number)) or bool(self._open_slots(number))
+
+    def _is_opened(self, number: int) -> bool:
+        paths = self.campaign.generation(number)
+        return paths.steering.exists() or bool(self._tries(number))
 
     def _tries(self, number: int) -> tuple[SlotTry, ...]:
         """The tries of a generation; once its slots are filled they never change, so that they are read once."""
@@ -263,7 +309,7 @@ class Driver:
         if known is not None:
             return known
         tries = read_tries(self.campaign.generation(number))
-        if not open_slots(number, tries, self.campaign.config):
+        if not open_slots(number, tries, self.campaign.config, read_steering(self.campaign.generation(number))):
             recent = {one: kept for one, kept in self._filled.items() if one == number - 1}
             self._filled = {**recent, number: tries}
         return tries

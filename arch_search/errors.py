@@ -39,6 +39,10 @@ class ReplyPendingError(ArchSearchError):
     """A job in the queue will answer; raised where the caller would rather come back than wait. Says what it is."""
 
 
+class CampaignPausedError(ArchSearchError):
+    """A researcher has paused the campaign: nothing more is proposed until it is resumed."""
+
+
 class ReplyError(ArchSearchError):
     """The model's reply could not be used after bounded retries; the caller turns it into a refused proposal."""
 

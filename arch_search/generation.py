@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from arch_search.config import Config
 from arch_search.paths import GenerationPaths
+from arch_search.steering import Steering
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json
 from cognition_db.records import (
@@ -69,8 +70,17 @@ def baseline_plans(config: Config) -> tuple[SlotPlan, ...]:
     return tuple(SlotPlan(slot, "baseline", "copy") for slot in range(1 + len(config.campaign.baselines)))
 
 
-def plans_of(number: int, config: Config) -> tuple[SlotPlan, ...]:
-    return slot_plans(config) if number else baseline_plans(config)
+def plans_of(number: int, config: Config, steering: Steering) -> tuple[SlotPlan, ...]:
+    """The slots of a generation that are filled: without those of closed rungs, with one for each program by hand."""
+    if number == 0:
+        return baseline_plans(config)
+    kept = [plan for plan in slot_plans(config) if plan.rung not in steering.closed_rungs]
+    return (*kept, *(SlotPlan(program.slot, "hand", "hand") for program in steering.programs))
+
+
+def read_steering(paths: GenerationPaths) -> Steering:
+    """What holds for the generation; nothing before it is opened."""
+    return read_record(Steering, paths.steering) if paths.steering.exists() else Steering()
 
 
 def read_tries(paths: GenerationPaths) -> tuple[SlotTry, ...]:
@@ -94,11 +104,11 @@ def read_record(kind: type[Record], file: Path) -> Record:
 OpenSlots = tuple[tuple[SlotPlan, int], ...]
 
 
-def open_slots(number: int, tries: Sequence[SlotTry], config: Config) -> OpenSlots:
+def open_slots(number: int, tries: Sequence[SlotTry], config: Config, steering: Steering) -> OpenSlots:
     """Slots that still want a try, each with the number of its next attempt."""
-    limit = config.campaign.tries_per_slot if number else 1
     wanting = []
-    for plan in plans_of(number, config):
+    for plan in plans_of(number, config, steering):
+        limit = 1 if plan.arm in ("baseline", "hand") else config.campaign.tries_per_slot
         mine = [one for one in tries if one.proposal.slot == plan.slot]
         if not any(one.candidate for one in mine) and len(mine) < limit:
             wanting.append((plan, len(mine)))

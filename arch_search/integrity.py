@@ -9,9 +9,20 @@ from arch_search.agents.call_log import Call, read_calls, read_text
 from arch_search.campaign import Campaign
 from arch_search.closing import archive_sha256, merge_plan
 from arch_search.compacting import shards_folder
-from arch_search.generation import admitted, open_slots, read_repeats, read_tries, recorded_packs, rounds_of, shards_of
+from arch_search.generation import (
+    admitted,
+    open_slots,
+    read_repeats,
+    read_steering,
+    read_tries,
+    recorded_packs,
+    rounds_of,
+    shards_of,
+)
+from arch_search.opening import FIXED
 from arch_search.paths import GenerationPaths
 from arch_search.repeating import hidden_seeds
+from arch_search.steering_files import read_requests
 from cognition_db.experience import archive, fsck
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.fsck import Problem
@@ -42,6 +53,7 @@ def check_campaign(campaign: Campaign) -> list[Problem]:
         problems += _open_generation(campaign, campaign.generation(closed))
         tries += read_tries(campaign.generation(closed))
     problems += _calls(campaign, tries)
+    problems += _requests(campaign)
     return problems
 
 
@@ -53,6 +65,8 @@ def _acknowledged(campaign: Campaign, entries: tuple[Entry, ...]) -> Iterator[Pr
             path = paths.slot_try(entry.data["slot"], entry.data["attempt"])
         elif entry.kind == "repeats":
             path = paths.repeats
+        elif entry.kind == FIXED:
+            path = paths.steering
         else:
             continue
         if not path.exists():
@@ -73,7 +87,7 @@ def _closed_generation(
     """A closed generation has every slot decided, every unit recorded, and its shards give the archive's rows."""
     paths = campaign.generation(number)
     tries = read_tries(paths)
-    if open_slots(number, tries, campaign.config):
+    if open_slots(number, tries, campaign.config, read_steering(paths)):
         yield Problem(where=str(paths.slots), what="the generation is closed but a slot is not decided")
     ids = {candidate.id for candidate in admitted(tries)}
     yield from _repeats(campaign, paths, ids, secret)
@@ -92,6 +106,18 @@ def _closed_generation(
     for evaluation in report.evaluations:
         if kept.get(evaluation.task.key) != evaluation:
             yield Problem(where=evaluation.task.key, what="the archive's row is not the one of the shard")
+
+
+def _requests(campaign: Campaign) -> Iterator[Problem]:
+    """Every request is one of this campaign, and those that were taken in are there as they were."""
+    found = read_requests(campaign)
+    for reason in found.refused:
+        yield Problem(where="steering", what=reason)
+    for number in range(campaign.config.campaign.generations + 1):
+        paths = campaign.generation(number)
+        for name, sha256 in read_steering(paths).files.items():
+            if found.files.get(name) != sha256:
+                yield Problem(where=str(campaign.paths.steering / name), what=f"is not what {paths.steering} took in")
 
 
 def _calls(campaign: Campaign, tries: Sequence[SlotTry]) -> Iterator[Problem]:

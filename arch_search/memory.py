@@ -29,8 +29,8 @@ class Known:
 
 
 def is_ours(arm: str) -> bool:
-    """Whether a rung of ours wrote the program, so that a repetition is worth nothing."""
-    return arm in (*WRITTEN_ARMS, "mutate")
+    """Whether the program was made for this campaign, so that a repetition is worth nothing."""
+    return arm in (*WRITTEN_ARMS, "mutate", "hand")
 
 
 def distinct(tried: SlotTry, decided: Sequence[SlotTry], settings: Admission) -> SlotTry:

@@ -13,6 +13,7 @@ class CampaignPaths:
     journal.jsonl            acknowledgements, CRC-framed; written by the driver that holds the lease
     driver/lease-00000003.json  who drives the campaign; the highest number counts
     driver/stop.json         request to end, until `run` or `submit` goes on
+    steering/0003-ban.json   one request of `arch-search steer` or `propose`; never changed
     driver/secret            what seals the records (mode 600); no program in the jail can read it
     driver/chain.json, jobs/ the driver as a job: number of the newest one, and its files
     prompts/<name>.md        this campaign's own wording of a prompt
@@ -21,6 +22,7 @@ class CampaignPaths:
     servers/r0-0001/         one model server that is a Slurm job: replica 0, its first
     batches/0001/            one offline batch job of requests to the model
     endpoint.json, key       address and key (mode 600) of the model server this campaign started
+    gen-0001/steering.json      what of the requests holds for it; written when it is opened
     gen-0001/slots/003-0.json   one try at one slot (SlotTry)
     gen-0001/lessons/<id>.json  one Lesson per candidate
     gen-0001/programs/<id>.py   program text as the worker reads it
@@ -51,6 +53,10 @@ class CampaignPaths:
     def driver(self) -> Path:
         """Folder of the lease, the secret, the stop request and the driver's jobs."""
         return self.root / "driver"
+
+    @property
+    def steering(self) -> Path:
+        return self.root / "steering"
 
     @property
     def secret(self) -> Path:
@@ -141,6 +147,10 @@ class GenerationPaths:
     @property
     def campaign(self) -> CampaignPaths:
         return CampaignPaths(self.root.parent)
+
+    @property
+    def steering(self) -> Path:
+        return self.root / "steering.json"
 
     @property
     def slots(self) -> Path:

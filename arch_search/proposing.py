@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -24,15 +25,19 @@ from arch_search.proposals.assignment import Draft
 from arch_search.protocols import ModelClient
 from arch_search.repairing import Repairer
 from arch_search.reviewing import Reviewer
+from arch_search.steered import hand_draft, verdict_on
+from arch_search.steering import Steering
 from arch_search.training.data import load_corpus
 from arch_search.writing import Writer, try_key, with_calls
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
 from cognition_db.records import (
+    WRITTEN_ARMS,
     Candidate,
     Proposal,
     SlotTry,
     Verdict,
+    Writing,
     candidate_id,
     canonical_json,
     sha256_text,
@@ -54,6 +59,7 @@ class Proposer:
         self,
         campaign: Campaign,
         *,
+        steering: Steering,
         launcher: Launcher,
         client: Callable[[], ModelClient],
         calls: CallLog,
@@ -62,6 +68,8 @@ class Proposer:
     ) -> None:
         self._campaign = campaign
         self._config = campaign.config
+        self._steering = steering
+        self._reference: Candidate | None = None
         self._domain = domain_named(campaign.config.domain.name)
         self._client = client
         self._calls = calls
@@ -74,10 +82,13 @@ class Proposer:
     def fill(self, number: int, contents: ArchiveContents, reference: Candidate | None) -> None:
         """Fill every slot of generation `number`; returns when none wants another try."""
         paths = self._campaign.generation(number)
-        choices = parent_choices(number, config=self._config, contents=contents, reference=reference)
+        self._reference = reference
+        choices = parent_choices(
+            number, config=self._config, contents=contents, reference=reference, steering=self._steering
+        )
         writer = Writer(self._campaign, self._client, contents=contents, reference=reference)
         with ThreadPoolExecutor(max_workers=self._config.llm.callers) as pool:
-            while wanting := next_round(open_slots(number, read_tries(paths), self._config)):
+            while wanting := next_round(open_slots(number, read_tries(paths), self._config, self._steering)):
                 drawn = [
                     draw(
                         number,
@@ -87,6 +98,7 @@ class Proposer:
                         contents=contents,
                         choices=choices,
                         reference=reference,
+                        steering=self._steering,
                     )
                     for plan, attempt in wanting
                 ]
@@ -106,6 +118,8 @@ class Proposer:
         plan = drawn.plan
         if plan.arm == "baseline":
             return Written(drawn, baseline_draft(plan, self._domain, self._config.campaign.baselines), None, None)
+        if plan.arm == "hand":
+            return Written(drawn, hand_draft(self._steering.program_of(plan.slot)), None, None)
         assert drawn.parent is not None
         assert reference is not None
         if plan.arm == "placebo":
@@ -113,7 +127,8 @@ class Proposer:
             return Written(drawn, draft, None, None)
         try:
             if drawn.assignment is None:
-                return Written(drawn, draft_without_model(drawn, drawn.parent, reference), None, None)
+                banned = self._steering.banned_families
+                return Written(drawn, draft_without_model(drawn, drawn.parent, reference, banned), None, None)
             return writer.write(number, drawn, drawn.assignment)
         except ProposalError as error:
             return Written(drawn, None, None, refusal("program", error))
@@ -158,15 +173,20 @@ class Proposer:
         if written.draft is None:
             assert written.refusal is not None
             return (written.refusal,)
-        return static.check_program(
-            written.draft.program,
+        program, arm = written.draft.program, written.drawn.plan.arm
+        verdicts = static.check_program(
+            program,
             class_name=written.draft.class_name,
             default_class=self._domain.contract.class_name,
-            normal_form=fingerprint.normal_form_or_empty(written.draft.program),
+            normal_form=fingerprint.normal_form_or_empty(program),
             settings=self._config.admission,
             known=known.normal_forms,
-            own_rung=is_ours(written.drawn.plan.arm),
+            own_rung=is_ours(arm),
         )
+        if self._reference is None or arm not in (*WRITTEN_ARMS, "mutate"):
+            return verdicts
+        banned = verdict_on(program, self._steering, self._reference)
+        return (*verdicts, banned) if banned else verdicts
 
     def _order(self, written: Written, known: Known, target: int | None) -> AdmissionOrder:
         assert written.draft is not None
@@ -260,7 +280,7 @@ class Proposer:
             prompt_sha256=reply.prompt_sha256 if reply else "",
             reply_sha256=reply.reply_sha256 if reply else "",
             repairs=written.repairs,
-            writing=written.writing,
+            writing=steered_writing(written),
         )
 
     def _name(self, number: int, drawn: Drawn, draft: Draft) -> str:
@@ -285,11 +305,19 @@ def baseline_name(plan: SlotPlan, domain: Domain, baselines: Sequence[str]) -> s
     return baselines[plan.slot - 1] if plan.slot else domain.reference
 
 
-def draft_without_model(drawn: Drawn, parent: Candidate, reference: Candidate) -> Draft:
+def steered_writing(written: Written) -> Writing | None:
+    """The record of the writing with what a researcher had asked for; None where neither says anything."""
+    if not written.drawn.steering:
+        return written.writing
+    by_hand = Writing(origin="hand") if written.drawn.plan.arm == "hand" else Writing()
+    return replace(written.writing or by_hand, steering=written.drawn.steering)
+
+
+def draft_without_model(drawn: Drawn, parent: Candidate, reference: Candidate, banned: Container[str] = ()) -> Draft:
     """The program of a rung that asks no model; raises ProposalError where it has nothing to do."""
     rng = np.random.default_rng(drawn.seed)
     if drawn.plan.rung == "mutation":
-        return mutation.mutate(parent, rng)
+        return mutation.mutate(parent, rng, banned=banned)
     if drawn.plan.rung == "simplify":
         return simplify.simplify(parent, reference, rng)
     if drawn.partner is None:

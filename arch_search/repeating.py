@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 from arch_search.campaign import Campaign
 from arch_search.closing import contents_with
-from arch_search.generation import slot_plans
+from arch_search.generation import read_steering, slot_plans
 from arch_search.selection.policies import next_parents
+from arch_search.steered import excluded
 from cognition_db.experience.files import write_atomic
 from cognition_db.experience.seal import seal
 from cognition_db.records import HIDDEN_SEEDS_FROM, Evaluation, Repeats, canonical_json, sha256_text, to_json
@@ -36,7 +37,12 @@ def name_repeats(campaign: Campaign, number: int, evaluations: Sequence[Evaluati
         contents = contents_with(campaign, number, evaluations)
         selection = campaign.config.selection
         slots = len(slot_plans(campaign.config))
-        entrants = next_parents(contents, selection, reference_id=reference_id, generation=number, slots=slots)
+        reference = contents.candidate(reference_id)
+        assert reference is not None, "it is trained in generation 0"
+        banned = excluded(read_steering(campaign.generation(number)), contents.candidates, reference)
+        entrants = next_parents(
+            contents, selection, reference_id=reference_id, generation=number, slots=slots, excluded=banned
+        )
         candidates = tuple(one.id for one in entrants)
     repeats = Repeats(candidates=candidates, seeds=hidden_seeds(campaign))
     text = canonical_json(to_json(repeats))

@@ -50,7 +50,7 @@ class Writer:
         key = try_key(number, drawn.plan.slot, drawn.attempt)
         writing = unplanned(assignment)
         # the control has no history that a plan could be made from
-        if self._measured is not None and drawn.plan.arm == "evolve":
+        if self._measured is not None and drawn.plan.arm == "evolve" and not assignment.plan:
             assignment, writing = self._planned(assignment, writing, self._measured, f"{key}/planner")
             drawn = replace(drawn, assignment=assignment)
         try:
@@ -92,8 +92,10 @@ def try_key(number: int, slot: int, attempt: int) -> str:
 
 
 def unplanned(assignment: Assignment) -> Writing:
-    """The record of a try without a plan: the idea is the drawn insight."""
+    """The record of a try that the Planner was not asked about: the idea is one by hand, or the drawn insight."""
     insight = assignment.insight
+    if assignment.plan:
+        return Writing(idea=assignment.plan, origin="hand")
     if insight is None:
         return Writing()
     return Writing(idea=insight.claim, origin="literature", sources=(insight.id,))

@@ -101,6 +101,18 @@ def changed(name: str, text: str) -> PromptFile:
     return mine
 
 
+def require_rendering(name: str, text: str) -> None:
+    """ConfigError where a campaign's own wording does not do, or cannot be filled in with what it is given."""
+    prompt = changed(name, text)
+    for part in (prompt.system, prompt.question):
+        # with and without each fact: a condition may hide a mistake
+        for value in ("text", ""):
+            try:
+                template(part).render(dict.fromkeys((*prompt.facts, *prompt.data), value))
+            except Exception as error:  # a template may raise anything that an expression can
+                raise ConfigError(f"prompts/{name}.md cannot be filled in: {error}") from None
+
+
 @cache
 def template(source: str) -> Template:
     return _environment().from_string(source)

@@ -24,7 +24,7 @@ from cognition_db.records import Verdict, to_json
 def run(options: argparse.Namespace) -> int:
     config = load_config(options.overrides)
     file = Path(options.file)
-    program = _read(file, config.admission.max_program_bytes)
+    program = read_program(file, config.admission.max_program_bytes)
     if isinstance(program, Verdict):
         verdicts: tuple[Verdict, ...] = (program,)
     else:
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     return 1 if refused else 0
 
 
-def _read(file: Path, max_bytes: int) -> str | Verdict:
+def read_program(file: Path, max_bytes: int) -> str | Verdict:
     """The text of a file, or why it is no program; of a huge one only the beginning is read.
 
     Raises:

@@ -16,7 +16,7 @@ from arch_search.commands.run import CAMPAIGNS
 from arch_search.config import Config
 from arch_search.dispatch import order_of, wall_time_min
 from arch_search.errors import ConfigError
-from arch_search.generation import admitted, open_slots, packs_of, read_tries, rounds_of, seeds_for
+from arch_search.generation import admitted, open_slots, packs_of, read_steering, read_tries, rounds_of, seeds_for
 from arch_search.launching import make_launcher, refused_requests
 from arch_search.paths import CampaignPaths
 from arch_search.settings import config_sha256, load_config
@@ -69,7 +69,7 @@ def next_round(campaign: Campaign) -> Round:
     number = campaign.generations_closed() if campaign.paths.campaign_json.exists() else 0
     paths, config = campaign.generation(number), campaign.config
     tries = read_tries(paths)
-    left = len(open_slots(number, tries, config))
+    left = len(open_slots(number, tries, config, read_steering(paths)))
     rounds = rounds_of(paths)
     if rounds:
         packs = read_json(paths.manifest(rounds[-1]))["packs"]
@@ -87,8 +87,9 @@ def next_round(campaign: Campaign) -> Round:
 
 def _tasks_of_open(campaign: Campaign, number: int) -> int:
     """Trainings of the slots that still want a program, if each gets one."""
-    config = campaign.config.campaign
-    slots = [plan.slot for plan, _ in open_slots(number, read_tries(campaign.generation(number)), campaign.config)]
+    config, paths = campaign.config.campaign, campaign.generation(number)
+    wanting = open_slots(number, read_tries(paths), campaign.config, read_steering(paths))
+    slots = [plan.slot for plan, _ in wanting]
     if number:
         return len(slots) * config.seeds_per_candidate
     return sum(1 if slot else config.reference_seeds for slot in slots)

@@ -31,6 +31,7 @@ from arch_search.lease import Machine, current_holder, is_dead
 from arch_search.progress import acknowledged, best_in_words, read_results, seconds_left, tasks_planned, trainings_done
 from arch_search.serving.endpoint import read_job_endpoint, read_record
 from arch_search.sighting import Sighting, array_lines, read_sighting
+from arch_search.steering_files import paused_words
 from arch_search.stopping import stop_requested
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json
@@ -240,6 +241,8 @@ def _stopped_by(campaign: Campaign, budget: Budget) -> list[str]:
     stop = stop_requested(campaign.paths)
     if stop is not None:
         reasons.append(f"{stop.reason} holds it; {_go_on(campaign)}")
+    if paused := paused_words(campaign):
+        reasons.append(paused)
     over = stop_reason(budget)
     if over is not None:
         reasons.append(over)

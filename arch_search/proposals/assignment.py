@@ -15,7 +15,7 @@ class Assignment:
     parent: Candidate
     method: str = ""  # hook or method to rewrite; empty for the rungs that write a whole program
     insight: Insight | None = None
-    plan: str = ""  # what the Planner made of it; the writer follows it instead of the insight
+    plan: str = ""  # what the Planner made of it, or an idea by hand; the writer follows it instead of the insight
     references: tuple[Candidate, ...] = ()
 
 

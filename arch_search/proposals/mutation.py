@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import numpy as np
 
@@ -35,15 +35,16 @@ _SPEEDS = (0.01, 0.05, 0.2)
 _Change = Callable[[ast.FunctionDef, np.random.Generator], bool]
 
 
-def mutate(parent: Candidate, rng: np.random.Generator) -> Draft:
+def mutate(parent: Candidate, rng: np.random.Generator, *, banned: Container[str] = ()) -> Draft:
     """One random change of the parent: of a hook where it is built on the toolbox, else anywhere in its methods.
 
+    Hooks that are `banned` are left as they are.
     Raises ProposalError where no try in 60 gives another program.
     """
     before = normal_form(parent.program)
     on_toolbox = is_toolbox_program(parent.program)
     for _ in range(_TRIES):
-        program = _changed_hook(parent.program, rng) if on_toolbox else _changed_anywhere(parent, rng)
+        program = _changed_hook(parent.program, rng, banned) if on_toolbox else _changed_anywhere(parent, rng)
         if program is None or splice.undefined_names(program) or normal_form(program) == before:
             continue
         change = describe_difference(parent.program, program)
@@ -53,9 +54,10 @@ def mutate(parent: Candidate, rng: np.random.Generator) -> Draft:
     raise ProposalError(f"no random change of parent {parent.id} gave another program in {_TRIES} tries")
 
 
-def _changed_hook(program: str, rng: np.random.Generator) -> str | None:
+def _changed_hook(program: str, rng: np.random.Generator, banned: Container[str]) -> str | None:
     present = hooks.hooks_of(program)
-    name = list(present)[int(rng.integers(len(present)))]
+    names = [name for name in present if name not in banned]
+    name = names[int(rng.integers(len(names)))]
     node = copy.deepcopy(present[name])
     if not isinstance(node.body[-1], ast.Return) or node.body[-1].value is None:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from numpy.random import Generator
 
@@ -19,16 +19,23 @@ _EXPLORATION = math.sqrt(2.0)
 
 
 def choose_parents(
-    contents: ArchiveContents, config: Selection, *, reference_id: str, rng: Generator, slots: int, rounds: int = 1
+    contents: ArchiveContents,
+    config: Selection,
+    *,
+    reference_id: str,
+    rng: Generator,
+    slots: int,
+    rounds: int = 1,
+    excluded: Container[str] = (),
 ) -> tuple[ParentChoice, ...]:
     """Parents for one generation: `rounds` times one for each of its slots, by the policy of the configuration.
 
     Choice i is for slot i % slots. Until `cold_start` programs were measured the reference is every parent; after
-    `stagnation` generations in which the best did not get better, every second one.
+    `stagnation` generations in which the best did not get better, every second one. `excluded` are never chosen.
 
     Raises CampaignError when the reference is not in the archive.
     """
-    pool = pool_of(contents, config, reference_id=reference_id)
+    pool = pool_of(contents, config, reference_id=reference_id, excluded=excluded)
     count = slots * rounds
     if not pool.evolved or pool.explored < config.cold_start:
         return tuple(pool.choice(pool.reference, rng) for _ in range(count))
@@ -39,13 +46,19 @@ def choose_parents(
 
 
 def next_parents(
-    contents: ArchiveContents, config: Selection, *, reference_id: str, generation: int, slots: int
+    contents: ArchiveContents,
+    config: Selection,
+    *,
+    reference_id: str,
+    generation: int,
+    slots: int,
+    excluded: Container[str] = (),
 ) -> tuple[Candidate, ...]:
     """Those of `generation` that the policy would take as parents if nobody needed to be repeated.
 
     Raises CampaignError when the reference is not in the archive.
     """
-    pool = pool_of(contents, config, reference_id=reference_id, newcomers=generation)
+    pool = pool_of(contents, config, reference_id=reference_id, newcomers=generation, excluded=excluded)
     if config.policy == "islands":
         number = min(config.islands, slots)
         first = [one for island in range(number) for one in _of_island(pool, island, number)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
 from numpy.random import Generator
@@ -65,16 +65,24 @@ class Pool:
         return ParentChoice(parent=parent, references=sample(list(others.values()), self.config.references, rng))
 
 
-def pool_of(contents: ArchiveContents, config: Selection, *, reference_id: str, newcomers: int | None = None) -> Pool:
+def pool_of(
+    contents: ArchiveContents,
+    config: Selection,
+    *,
+    reference_id: str,
+    newcomers: int | None = None,
+    excluded: Container[str] = (),
+) -> Pool:
     """The pool of a campaign.
 
     Parents are the reference or programs of the search, all of whose seeds finished; never placebos, other baselines
     or the control best_of_n, and where selection.repeat_seeds asks for repeats, none that was not repeated: but those
-    of the generation `newcomers`, as if they had been.
+    of the generation `newcomers`, as if they had been. `excluded` are left out, whatever they reached.
 
     Raises CampaignError when the reference is not in the archive.
     """
     pool = _everybody(contents, config, reference_id)
+    pool = replace(pool, ranked=tuple(one for one in pool.ranked if one.id not in excluded))
     if not config.repeat_seeds:
         return pool
     entitled = repeated(contents) | {reference_id}

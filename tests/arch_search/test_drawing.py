@@ -17,6 +17,7 @@ from arch_search.proposals import mutation
 from arch_search.proposing import draft_without_model
 from arch_search.selection.pool import ParentChoice
 from arch_search.settings import load_config
+from arch_search.steering import Steering
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.literature import load_insights, retrieve
 from cognition_db.records import Analysis, Arm, Candidate, Lesson, Proposal, Rung, SlotTry, candidate_id
@@ -42,7 +43,9 @@ def told(text: str = "", *, trigger: str = "", outcome: Verdict = "within_noise"
 def drawn(arm: Arm, *, lesson: Lesson | None, attempt: int, rung: Rung = "whole_module") -> Drawn:
     contents = ArchiveContents(candidates=(REFERENCE,), lessons=(lesson,) if lesson else ())
     plan = SlotPlan(0, arm, rung)
-    return draw(1, plan, attempt, config=CONFIG, contents=contents, choices=(), reference=REFERENCE)
+    return draw(
+        1, plan, attempt, config=CONFIG, contents=contents, choices=(), reference=REFERENCE, steering=Steering()
+    )
 
 
 def insights_drawn(arm: Arm, lesson: Lesson | None) -> set[str]:
@@ -101,7 +104,14 @@ def drawn_without_model(rung: Rung, measured: Sequence[Candidate], chosen: Seque
     contents = ArchiveContents(candidates=(REFERENCE, *measured))
     choices = [ParentChoice(parent=one, references=()) for one in chosen]
     return draw(
-        2, SlotPlan(0, "evolve", rung), 0, config=CONFIG, contents=contents, choices=choices, reference=REFERENCE
+        2,
+        SlotPlan(0, "evolve", rung),
+        0,
+        config=CONFIG,
+        contents=contents,
+        choices=choices,
+        reference=REFERENCE,
+        steering=Steering(),
     )
 
 
@@ -150,9 +160,9 @@ def test_what_a_kill_left_of_a_round_is_tried_before_the_next_round() -> None:
     config = load_config(["campaign=smoke", "campaign.slots.placebo=0"])
     proposal = Proposal(generation=1, slot=0, attempt=0, arm="evolve", rung="grammar_edit", parents=(), seed=1)
     tries = [SlotTry(proposal=proposal, verdicts=(), candidate=None)]
-    wanting = open_slots(1, tries, config)
+    wanting = open_slots(1, tries, config, Steering())
     assert [(plan.slot, attempt) for plan, attempt in wanting] == [(0, 1), (1, 0), (2, 0)]
     assert [(plan.slot, attempt) for plan, attempt in next_round(wanting)] == [(1, 0), (2, 0)]
     tries += [replace(tries[0], proposal=replace(proposal, slot=slot)) for slot in (1, 2)]
-    assert [attempt for _, attempt in next_round(open_slots(1, tries, config))] == [1, 1, 1]
+    assert [attempt for _, attempt in next_round(open_slots(1, tries, config, Steering()))] == [1, 1, 1]
     assert next_round(()) == ()
