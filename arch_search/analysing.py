@@ -6,11 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from arch_search.agents import analyst, judge
+from arch_search.agents.judge import Subject
 from arch_search.analysis.lessons import computed_lesson, numbers_for_analyst
 from arch_search.analysis.relatives import Measured
 from arch_search.campaign import Campaign
 from arch_search.errors import ReplyError
 from arch_search.generation import read_record
+from arch_search.judging import measure_judge, scale_of
 from arch_search.protocols import ModelClient
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
@@ -21,13 +23,17 @@ def draw_lessons(
     campaign: Campaign, number: int, contents: ArchiveContents, *, client: ModelClient | None, reference_id: str
 ) -> tuple[Lesson, ...]:
     """A lesson on each candidate of generation `number`; without a client they are computed ones."""
-    selection = campaign.config.selection
+    selection, roles = campaign.config.selection, campaign.config.roles
     measured = Measured.of(
         contents, reference_id=reference_id, metric=selection.metric, confidence=selection.confidence
     )
     mine = [candidate for candidate in contents.candidates if candidate.generation == number]
     with ThreadPoolExecutor(max_workers=campaign.config.llm.callers) as pool:
-        return tuple(pool.map(lambda one: _lesson(campaign, one, measured, client), mine))
+        judged = measure_judge(campaign, number, client, pool) if client and roles.judge_enabled else None
+        lessons = tuple(pool.map(lambda one: _lesson(campaign, one, measured, client), mine))
+        if judged:
+            judged()
+    return lessons
 
 
 def _lesson(campaign: Campaign, candidate: Candidate, measured: Measured, client: ModelClient | None) -> Lesson:
@@ -76,8 +82,8 @@ def _with_marks(lesson: Lesson, candidate: Candidate, client: ModelClient, key: 
     try:
         opinion = judge.score(
             client,
-            program=candidate.program,
-            motivation=candidate.motivation,
+            Subject(program=candidate.program, motivation=candidate.motivation),
+            scale=scale_of(campaign),
             prompts=campaign.prompts,
             key=key,
             sampling=campaign.config.roles.judge,

@@ -234,7 +234,8 @@ class Selection:
     islands: PositiveInt
     migrate_every: PositiveInt  # generations after which the best of an island may be a parent in the next one
     repeat_seeds: Count  # hidden seeds that a program must be trained with before it becomes a parent; 0: none
-    judge_weight: Fraction
+    judge_weight: Fraction  # most that the marks of the Judge may count (asi_arch)
+    judge_weight_measured: bool  # times what they have earned; false: all of it always, as published
 
 
 @checked(frozen=True, slots=True, kw_only=True, config=_STRICT)

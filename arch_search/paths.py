@@ -21,6 +21,7 @@ class CampaignPaths:
     texts/ab/<sha256>.txt.gz prompts and replies, named by the sha256 of the plain text
     servers/r0-0001/         one model server that is a Slurm job: replica 0, its first
     batches/0001/            one offline batch job of requests to the model
+    judge/<model>.json       marks of one model for all known pairs of programs
     endpoint.json, key       address and key (mode 600) of the model server this campaign started
     gen-0001/steering.json      what of the requests holds for it; written when it is opened
     gen-0001/slots/003-0.json   one try at one slot (SlotTry)
@@ -29,6 +30,7 @@ class CampaignPaths:
     gen-0001/manifest-001.json  what the array elements of one submission round run; immutable
     gen-0001/submission-001.json  intent, then job ids and what each element holds
     gen-0001/repeats.json       who is trained again, and with which hidden seeds; written once all others were
+    gen-0001/canaries.json   marks of the Judge for two known programs
     gen-0001/spent.json      hours its units used; written when the generation is closed
     gen-0001/units/<unit>/      working files of one unit: lock, progress, checkpoints
     gen-0001/shards/<unit>-a1.h5
@@ -136,6 +138,13 @@ class CampaignPaths:
     def text(self, sha256: str) -> Path:
         return self.root / "texts" / sha256[:2] / f"{sha256}.txt"
 
+    @property
+    def calibrations(self) -> Path:
+        return self.root / "judge"
+
+    def calibration(self, model: str) -> Path:
+        return self.calibrations / f"{model}.json"
+
     def generation(self, number: int) -> GenerationPaths:
         return GenerationPaths(self.root / f"gen-{number:04d}")
 
@@ -178,6 +187,10 @@ class GenerationPaths:
     @property
     def repeats(self) -> Path:
         return self.root / "repeats.json"
+
+    @property
+    def canaries(self) -> Path:
+        return self.root / "canaries.json"
 
     @property
     def spent(self) -> Path:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from arch_search.agents.call_log import CallLog
+from arch_search.analysis.opinions import Opinions, analyst_counts
 from arch_search.analysis.report import write_report
 from arch_search.analysis.statistics import Standing, standings
 from arch_search.analysis.status import budget_values, standing_values
@@ -18,7 +19,9 @@ from arch_search.budget import spent
 from arch_search.campaign import Campaign
 from arch_search.dispatch import Dispatcher
 from arch_search.generation import admitted, is_reference, read_record, read_tries, recorded_packs
+from arch_search.judging import judge_record
 from arch_search.progress import acknowledged, best_in_words, read_results, seconds_left, trainings_done
+from arch_search.selection.agreement import agreement_in, judge_weight
 from arch_search.settings import config_to_json
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
@@ -99,12 +102,25 @@ def report_facts(campaign: Campaign, contents: ArchiveContents, calls: CallLog) 
         model=config.llm.model,
         calls=role_calls(calls),
         budget=spent(campaign),
+        opinions=opinions_now(campaign, contents),
         versions=campaign.versions,
         started_unix=campaign.started_unix,
         finished_unix=_last_write(campaign) if campaign.is_finished() else None,
         generations_done=max(0, closed - 1),
         generations_total=config.campaign.generations,
         finished=campaign.is_finished(),
+    )
+
+
+def opinions_now(campaign: Campaign, contents: ArchiveContents) -> Opinions:
+    """What the agents said so far, and how it agrees with what was measured."""
+    selection = campaign.config.selection
+    agreed = agreement_in(contents, {row.candidate_id: row for row in ranking(campaign, contents)})
+    return Opinions(
+        analyst=analyst_counts(contents.lessons),
+        judge=judge_record(campaign),
+        agreement=agreed,
+        weight=judge_weight(selection, agreed) if selection.policy == "asi_arch" else 0.0,
     )
 
 

@@ -41,6 +41,7 @@ _NEUTRAL = {
     "selection.islands": 4,
     "selection.migrate_every": 3,
     "selection.repeat_seeds": 0,
+    "selection.judge_weight_measured": True,
     "domain.name": "linear_attention",
     "roles.planner_enabled": False,
     "roles.planner.temperature": 0.9,

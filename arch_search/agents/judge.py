@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import ast
+import json
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from arch_search.agents.known_programs import Anchor
 from arch_search.agents.messages import Prompts
 from arch_search.agents.replies import ask_for_json
 from arch_search.config import Sampling
+from arch_search.proposals.difference import changed_definitions
 from arch_search.protocols import ModelClient
 
-_MAX_PROGRAM_CHARACTERS = 6000
 _Mark = Annotated[int, Field(ge=1, le=10)]
 
 
@@ -35,17 +36,50 @@ class Opinion:
     reply_sha256: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """What every program is marked against: the same in all calls, so that the server's prefix cache holds it."""
+
+    reference: str  # its program text
+    anchors: tuple[Anchor, ...]
+    effectiveness: str  # what this mark asks, after "how likely it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A program to be marked, and its change against its parent in words."""
+
+    program: str
+    motivation: str
+
+
 def score(
-    client: ModelClient, *, program: str, motivation: str, prompts: Prompts, key: str, sampling: Sampling
+    client: ModelClient,
+    subject: Subject,
+    *,
+    scale: Scale,
+    prompts: Prompts,
+    key: str,
+    sampling: Sampling,
+    after: tuple[Subject, Opinion] | None = None,
 ) -> Opinion:
     """The model's marks for a program.
+
+    `after`: a program of ours and its marks that stand before it as an earlier turn of the conversation.
 
     Raises:
         ReplyError: no reply had the three marks in range.
         ModelServerError: the server does not answer.
     """
-    facts = {"program": _shown(program), "motivation": motivation}
-    request = prompts.request("judge", facts, key=key, sampling=sampling)
+    facts = {
+        "reference": changed_definitions("", scale.reference),
+        "anchors": "\n".join(map(_anchor, scale.anchors)),
+        "effectiveness": scale.effectiveness,
+    }
+    earlier = [(_shown(after[0], scale), _marks(after[1]))] if after else []
+    request = prompts.request(
+        "judge", {**facts, **_shown(subject, scale)}, key=key, sampling=sampling, examples=earlier
+    )
     marks, reply = ask_for_json(client, request, _Marks)
     return Opinion(
         score=(marks.effectiveness + marks.novelty + marks.complexity) / 3,
@@ -56,7 +90,16 @@ def score(
     )
 
 
-def _shown(program: str) -> str:
-    """The classes without comments: short, and alike at the start for the prefix cache of the server."""
-    classes = [node for node in ast.parse(program).body if isinstance(node, ast.ClassDef)]
-    return "\n\n".join(ast.unparse(node) for node in classes)[:_MAX_PROGRAM_CHARACTERS]
+def _shown(subject: Subject, scale: Scale) -> dict[str, str]:
+    """The program as the Judge sees it: what differs from the reference, without comments and docstrings."""
+    changed = changed_definitions(scale.reference, subject.program)
+    return {"program": changed or "nothing", "motivation": subject.motivation}
+
+
+def _anchor(one: Anchor) -> str:
+    return f"- {one.name}: {one.description} {_marks(one)}: {one.why}"
+
+
+def _marks(marked: Opinion | Anchor) -> str:
+    marks = {name: getattr(marked, name) for name in ("effectiveness", "novelty", "complexity")}
+    return json.dumps(marks, separators=(",", ":"))

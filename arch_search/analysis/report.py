@@ -15,6 +15,7 @@ from markupsafe import Markup
 from arch_search.analysis import arms, failures, figures, text
 from arch_search.analysis.family_tree import family_tree
 from arch_search.analysis.noise import Noise
+from arch_search.analysis.opinions import opinion_sentences
 from arch_search.analysis.parents import against_parents
 from arch_search.analysis.provenance import provenance
 from arch_search.analysis.statistics import Standing, judged_values, noise_of, standings, without_repeats
@@ -105,6 +106,7 @@ def render(contents: ArchiveContents, *, facts: ReportFacts) -> str:
             tree=family_tree(contents.candidates, rows, reference_id=facts.reference_id, noise_half_width=half_width),
             groups=_groups(before, first, facts),
             origins=provenance(contents, rows, confidence=facts.confidence),
+            opinions=opinion_sentences(facts.opinions) if facts.opinions else (),
             refusals=failures.refusals(contents.tries),
             endings=failures.endings(contents.evaluations),
             costs=generation_costs(contents),

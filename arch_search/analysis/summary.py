@@ -10,6 +10,7 @@ from typing import Any
 from arch_search.analysis.arms import against_controls
 from arch_search.analysis.costs import Budget
 from arch_search.analysis.noise import Noise
+from arch_search.analysis.opinions import Opinions
 from arch_search.analysis.statistics import Standing
 from arch_search.analysis.text import count, interval, number, percent, short, signed
 from arch_search.clean_text import one_line
@@ -46,6 +47,7 @@ class ReportFacts:
     model: str
     calls: tuple[RoleCalls, ...] = ()
     budget: Budget | None = None
+    opinions: Opinions | None = None
     versions: dict[str, str] = field(default_factory=dict)
     started_unix: float
     finished_unix: float | None = None

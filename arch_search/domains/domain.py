@@ -34,6 +34,7 @@ class Domain:
     seed_program: str
     baselines: Path  # folder of the programs that campaign.baselines names
     insight_tags: tuple[str, ...]  # an insight is of use here if it has one of them
+    known_programs: Path | None = None  # file that the Judge is anchored and measured by; None: it is not
 
     def baseline(self, name: str) -> str:
         """Program text of one baseline; ConfigError if there is none of that name."""

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.special import ndtri
-
 from arch_search.analysis.statistics import failed_seeds, judged_values, standings
+from arch_search.selection.agreement import judge_scores
 from cognition_db.experience.archive import ArchiveContents
 
 # Differences beyond a tenth of the baseline count no further, and the sigmoid is 6 times as steep (ASI-Arch, eq. 2).
 _WINDOW = 0.1
 _STEEPNESS = 6.0
 _LOSS, _BENCHMARK = "heldout_loss", "recall_accuracy"
-# One-sided confidence at which the judge's correlation must hold before it earns weight.
-_JUDGE_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,34 +80,6 @@ def relative_difference(value: float, baseline: float) -> float:
     return (value - baseline) / abs(baseline)
 
 
-def judge_scores(contents: ArchiveContents) -> dict[str, float]:
-    """Recorded opinions on the scale 1 to 10, by candidate id; those outside the scale are left out."""
-    return {
-        lesson.candidate_id: lesson.judge_score
-        for lesson in contents.lessons
-        if lesson.judge_score is not None and 1.0 <= lesson.judge_score <= 10.0
-    }
-
-
-def correlation_weight(judge: Sequence[float], outcomes: Sequence[float], *, min_count: int = 20) -> float:
-    """Weight in [0, 1] that the judge has earned: the lower bound of its rank correlation with what was measured.
-
-    0 below `min_count` pairs of finite values, for a constant score, and for a correlation that may be none
-    (one-sided 95 %, Fisher's transformation with the variance 1.06 / (n - 3) of Spearman's coefficient).
-    """
-    pairs = [pair for pair in zip(judge, outcomes, strict=True) if all(map(math.isfinite, pair))]
-    if len(pairs) < max(min_count, 4):
-        return 0.0
-    scores, results = np.array(pairs).T
-    if np.ptp(scores) == 0 or np.ptp(results) == 0:
-        return 0.0
-    correlation = min(float(np.corrcoef(_ranks(scores), _ranks(results))[0, 1]), 1.0 - 1e-9)
-    if correlation <= 0.0:
-        return 0.0
-    margin = float(ndtri(_JUDGE_CONFIDENCE)) * math.sqrt(1.06 / (len(pairs) - 3))
-    return max(0.0, math.tanh(math.atanh(correlation) - margin))
-
-
 def _means(contents: ArchiveContents, metric: str, reference_id: str) -> Mapping[str, float]:
     """Mean over seeds of the reference, and of every candidate all of whose seeds finished."""
     failed = failed_seeds(contents.evaluations, metric)
@@ -121,10 +88,3 @@ def _means(contents: ArchiveContents, metric: str, reference_id: str) -> Mapping
         for key, seeds in judged_values(contents.evaluations, metric, reference_id=reference_id).items()
         if key == reference_id or not failed.get(key)
     }
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks from 1; equal values share their mean rank."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2.0)[place]
-    return ranks

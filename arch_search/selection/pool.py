@@ -11,7 +11,8 @@ from numpy.random import Generator
 from arch_search.analysis.statistics import Standing, repeated, standings
 from arch_search.config import Selection
 from arch_search.errors import CampaignError
-from arch_search.selection.fitness import correlation_weight, judge_scores, published_fitness
+from arch_search.selection.agreement import agreement_in, judge_weight
+from arch_search.selection.fitness import published_fitness
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import PARENT_ARMS, Candidate
 
@@ -125,13 +126,9 @@ def _everybody(contents: ArchiveContents, config: Selection, reference_id: str) 
 
 
 def _by_published_fitness(pool: Pool) -> tuple[Candidate, ...]:
-    """Those that the published pool would hold; the judge's weight is the configured one times what it has earned."""
-    config, judged = pool.config, judge_scores(pool.contents)
-    pairs = [(judged[key], row.improvement) for key, row in pool.standings.items() if key in judged]
-    earned = correlation_weight([score for score, _ in pairs], [result for _, result in pairs]) if pairs else 0.0
-    fitness = published_fitness(
-        pool.contents, reference_id=pool.reference.id, judge_weight=config.judge_weight * earned
-    )
+    """Those that the published pool would hold."""
+    weight = judge_weight(pool.config, agreement_in(pool.contents, pool.standings))
+    fitness = published_fitness(pool.contents, reference_id=pool.reference.id, judge_weight=weight)
     kept = [
         one
         for one in pool.contents.candidates

@@ -27,6 +27,7 @@ LAYERS = [
         "dispatch",
         "closing",
         "analysing",
+        "judging",
         "compacting",
         "reporting",
         "integrity",

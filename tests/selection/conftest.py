@@ -138,6 +138,7 @@ def selection_of() -> Callable[..., Selection]:
             "islands": 3,
             "migrate_every": 100,
             "judge_weight": 0.0,
+            "judge_weight_measured": True,
         }
         return Selection(**(values | changes))  # type: ignore[arg-type]
 

@@ -2,12 +2,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
-from scipy import stats
 
 from arch_search.selection.fitness import (
-    correlation_weight,
     paired_fitness,
     published_fitness,
     relative_difference,
@@ -94,35 +91,3 @@ def test_missing_and_implausible_results_stay_outside_the_pool(archive_of, descr
 
 def test_without_a_measured_reference_nothing_is_fit(archive_of):
     assert fitness_of(archive_of({"reference": {}, "a": {"recall": (0.9,)}})) == {}
-
-
-def test_a_judge_earns_nothing_before_twenty_scores():
-    assert correlation_weight(range(19), range(19)) == 0.0
-    assert correlation_weight(range(20), range(20)) > 0.9
-
-
-def test_a_judge_that_always_says_ten_earns_nothing():
-    assert correlation_weight([10.0] * 50, list(range(50))) == 0.0
-
-
-def test_a_judge_that_is_wrong_earns_nothing():
-    assert correlation_weight(list(range(50, 0, -1)), list(range(50))) == 0.0
-
-
-def test_unmeasured_outcomes_do_not_count_towards_the_twenty():
-    outcomes = [*range(19), math.nan, math.inf]
-    assert correlation_weight(range(21), outcomes) == 0.0
-
-
-def test_a_guessing_judge_earns_weight_in_about_5_of_100_campaigns():
-    rng = np.random.default_rng(0)
-    earned = [correlation_weight(rng.integers(1, 11, 30), rng.standard_normal(30)) > 0 for _ in range(1000)]
-    assert np.mean(earned) < 0.08
-
-
-def test_the_earned_weight_is_below_the_correlation_and_near_it_with_many_scores():
-    rng = np.random.default_rng(1)
-    quality = rng.standard_normal(4000)
-    scores = np.round(quality + rng.standard_normal(4000))
-    correlation = stats.spearmanr(scores, quality).statistic
-    assert correlation - 0.05 < correlation_weight(scores, quality) < correlation

@@ -34,6 +34,7 @@ DOMAIN = Domain(
         "convolution",
         "memory",
     ),
+    known_programs=Path(__file__).parent / "known_programs.json",
 )
 
 __all__ = ["DOMAIN", "SEED_PROGRAM"]
