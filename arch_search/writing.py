@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from arch_search.agents import planner, researcher
 from arch_search.agents.call_log import Call
+from arch_search.agents.packing import lines_by_rank
 from arch_search.analysis.lessons import WORDS, numbers_for_analyst
 from arch_search.analysis.relatives import Measured
 from arch_search.campaign import Campaign
@@ -129,7 +130,7 @@ def planner_view(assignment: Assignment, measured: Measured, contents: ArchiveCo
         if insight
         else "none",
         program=(Section(name="parent", text=changed, instead=parent.motivation),),
-        numbers=(Section(name="numbers", text=f"[{parent.id}]\n{numbers_for_analyst(measured, parent)}", priority=1),),
+        numbers=lines_by_rank(f"[{parent.id}]\n{numbers_for_analyst(measured, parent)}", "numbers"),
         lesson=next((one.text for one in contents.lessons if one.candidate_id == parent.id), ""),
         tried=tuple(
             Section(

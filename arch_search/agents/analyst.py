@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from arch_search.agents.messages import Prompts
+from arch_search.agents.messages import Facts, Prompts
+from arch_search.agents.packing import lines_by_rank
 from arch_search.agents.replies import ask_for_json
 from arch_search.config import Sampling
 from arch_search.protocols import ModelClient
@@ -78,10 +79,10 @@ def lesson_text(
         ReplyError: no reply was of the asked form.
         ModelServerError: the server does not answer.
     """
-    facts = {
+    facts: Facts = {
         "motivation": motivation,
         "changed": ", ".join(changed),
-        "numbers": numbers,
+        "numbers": lines_by_rank(numbers, "numbers"),
         "outcome": _IN_WORDS[outcome],
     }
     request = prompts.request("analyst", facts, key=key, sampling=sampling)

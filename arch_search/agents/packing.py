@@ -26,6 +26,15 @@ def tokens_of(*texts: str) -> int:
     return sum(int(len(text.encode()) / _BYTES_PER_TOKEN) + _TOKENS_PER_TURN for text in texts)
 
 
+def lines_by_rank(text: str, name: str) -> tuple[Section, ...]:
+    """Each line a section, the first the most important, but after it the last: a table ends in what it refers to."""
+    lines = text.splitlines()
+    return tuple(
+        Section(name=f"{name}, line {index}", text=line, priority=1 if index == len(lines) else 2 * index - 1)
+        for index, line in enumerate(lines, start=1)
+    )
+
+
 def packed(sections: Mapping[str, Sequence[Section]], *, room_tokens: float, longest: Mapping[str, int]) -> Packed:
     """One text for every fact, of the sections that fit, in their given order.
 

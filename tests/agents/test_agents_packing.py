@@ -8,14 +8,13 @@ from pathlib import Path
 from arch_search import domains
 from arch_search.agents import researcher
 from arch_search.agents.messages import Prompts
-from arch_search.agents.packing import packed, tokens_of
+from arch_search.agents.packing import lines_by_rank, packed, tokens_of
 from arch_search.config import Sampling
 from arch_search.proposals.assignment import Assignment, Section
 from cognition_db.records import Candidate
 
 SAMPLING = Sampling(temperature=0.5, top_p=1, max_tokens=100)
 ENDLESS = float("inf")
-EASY = {"program": "", "motivation": ""}
 
 
 def parent() -> Candidate:
@@ -67,8 +66,8 @@ def test_a_request_fits_the_model_together_with_its_reply_and_says_what_is_missi
     lines = [Section(name=f"line {index}", text=f"line {index}: " + "word " * 40) for index in range(60)]
     for context in (500, 700, 2000):
         prompts = Prompts(seed=1, context_tokens=context)
-        facts = {**EASY, "program": lines}
-        request = prompts.request("judge", facts, key="k", sampling=SAMPLING)
+        facts = {"idea": "an idea", "program": lines}
+        request = prompts.request("review_code", facts, key="k", sampling=SAMPLING)
         assert tokens_of(*(turn["content"] for turn in request.messages)) + SAMPLING.max_tokens <= context
         shown = [one for one in lines if one.text in request.messages[1]["content"]]
         assert request.hints["left_out"].split(", ") == [one.name for one in lines if one not in shown]
@@ -96,3 +95,11 @@ def test_the_constructor_is_shown_whole_or_not_at_all() -> None:
     assert "The constructor is" not in request.messages[-1]["content"]
     assert "The present method is" in request.messages[-1]["content"]
     assert request.hints["left_out"] == "constructor"
+
+
+def test_of_a_table_the_first_line_and_the_last_are_kept_longest() -> None:
+    table = lines_by_rank("\n".join(f"{index}: " + "x" * 60 for index in range(5)), "numbers")
+    room = 3 * tokens_of(table[0].text)
+    found = packed({"numbers": table}, room_tokens=room, longest={})
+    assert [line[0] for line in found.texts["numbers"].splitlines()] == ["0", "1", "4"]
+    assert found.left_out == ("numbers, line 3", "numbers, line 4")

@@ -255,3 +255,13 @@ def test_a_program_that_is_the_reference_is_shown_as_no_difference() -> None:
     assert re.search(
         r"What differs from the reference:\n<data \w+>\nnothing\n</data", client.asked[0].messages[1]["content"]
     )
+
+
+@pytest.mark.parametrize("more", [{"outcome": "better"}, {"difference": 0.9}, {"score": 10}, {"verdict": "BETTER"}])
+def test_a_reply_that_would_set_more_than_its_own_words_is_refused(more: dict[str, object]) -> None:
+    analysis = json.dumps({**json.loads(words("Gating the output improved recall, so keep the gate.")), **more})
+    marks = json.dumps({"effectiveness": 4, "novelty": 6, "complexity": 8, **more})
+    with pytest.raises(ReplyError, match=str(next(iter(more)))):
+        lesson(Scripted(analysis, analysis), "worse")
+    with pytest.raises(ReplyError, match=str(next(iter(more)))):
+        judge.score(Scripted(marks, marks), GATED, scale=SCALE, prompts=PROMPTS, key="k", sampling=SAMPLING)
