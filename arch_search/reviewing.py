@@ -28,7 +28,7 @@ class Reviewer:
     def reviewed(self, tried: SlotTry) -> SlotTry:
         """The try with two more marks, where a model wrote an admitted program; any other try as it is."""
         candidate, writing = tried.candidate, tried.proposal.writing
-        if candidate is None or writing is None:
+        if candidate is None or writing is None or not tried.proposal.reply_sha256:
             return tried
         key = f"g{candidate.generation:04d}/{candidate.id}"
         prompts, sampling = self._campaign.prompts, self._campaign.config.roles.reviewer

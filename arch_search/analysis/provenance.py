@@ -28,7 +28,8 @@ class OriginRow:
 def provenance(contents: ArchiveContents, standings: Sequence[Standing], *, confidence: float) -> tuple[OriginRow, ...]:
     """The origins that occur, as the Planner or the researcher said them; nothing where no idea was recorded."""
     verdicts = {row.candidate_id: row.verdict for row in standings}
-    recorded = [tried for tried in contents.tries if tried.proposal.writing is not None]
+    # of a mutation only what steered it is on record
+    recorded = [tried for tried in contents.tries if (said := tried.proposal.writing) and (said.origin or said.calls)]
     measured = [(one, verdicts.get(one.candidate.id, "not_measured")) for one in recorded if one.candidate]
     better = [one for one, verdict in measured if verdict == "better"]
     others = [one for one, verdict in measured if verdict in ("worse", "within_noise")]

@@ -14,8 +14,11 @@ from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import Writing
 
 Invent = Callable[..., Any]
-FOUNDED = Writing(origin="literature", sources=("a", "b"), unfounded=("b",))
-INVENTED = Writing(origin="literature", sources=("b",), unfounded=("b",))
+FOUNDED = Writing(idea="i", origin="literature", sources=("a", "b"), unfounded=("b",))
+INVENTED = Writing(idea="i", origin="literature", sources=("b",), unfounded=("b",))
+
+ASKED = Writing(calls=("g0001/s000/t0/researcher",))
+STEERED = Writing(steering=("ban decay",))
 
 
 def campaign(candidate_of: Invent, run_of: Invent, try_of: Invent, said: list[Writing | None]) -> ArchiveContents:
@@ -48,7 +51,16 @@ def rows(contents: ArchiveContents) -> dict[str, tuple[tuple[int, int], ...]]:
 def test_origins_are_counted_among_the_better_the_others_and_all(
     candidate_of: Invent, run_of: Invent, try_of: Invent
 ) -> None:
-    said = [FOUNDED, FOUNDED, INVENTED, Writing(origin="analysis"), Writing(origin="original"), Writing(), None]
+    said = [
+        FOUNDED,
+        FOUNDED,
+        INVENTED,
+        Writing(idea="i", origin="analysis"),
+        Writing(idea="i", origin="original"),
+        ASKED,
+        None,
+        STEERED,
+    ]
     assert rows(campaign(candidate_of, run_of, try_of, said)) == {
         "literature": ((1, 1), (0, 4), (2, 6)),
         UNSOURCED: ((0, 1), (1, 4), (1, 6)),

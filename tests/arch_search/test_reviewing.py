@@ -66,10 +66,12 @@ def campaign(tmp_path: Path) -> Campaign:
 WRITING = Writing(idea="Use an elu on the queries.")
 
 
-def tried(*, admitted: bool = True, writing: Writing | None = WRITING) -> SlotTry:
+def tried(
+    *, admitted: bool = True, writing: Writing | None = WRITING, reply_sha256: str = sha256_text("a reply")
+) -> SlotTry:
     proposal = Proposal(
         generation=1, slot=0, attempt=0, arm="evolve", rung="grammar_edit", parents=(REFERENCE.id,), seed=1,
-        writing=writing,
+        writing=writing, reply_sha256=reply_sha256,
     )  # fmt: skip
     return SlotTry(proposal=proposal, verdicts=(PASSED,), candidate=CANDIDATE if admitted else None)
 
@@ -103,7 +105,7 @@ def test_a_reply_of_another_form_is_no_opinion(campaign: Campaign, reply: str) -
 
 
 def test_what_was_refused_or_written_by_no_model_is_not_reviewed(campaign: Campaign) -> None:
-    for one in (tried(admitted=False), tried(writing=None)):
+    for one in (tried(admitted=False), tried(writing=None), tried(reply_sha256="")):
         model = Model(opinion("yes"))
         assert review(campaign, model, one) == one
         assert model.asked == []
@@ -120,7 +122,10 @@ def test_the_code_reviewer_sees_idea_and_changed_definitions_without_their_words
 
 
 def test_the_novelty_reviewer_sees_the_nearest_earlier_changes_in_order(campaign: Campaign) -> None:
-    near, far = (candidate(f"{SEED_PROGRAM}\nX = {x}\n", motivation=f"change {x}", behaviour=x) for x in (1, 2))
+    # by their ids alone they would stand in the other order
+    texts = sorted((f"{SEED_PROGRAM}\nX = {x}\n" for x in (1, 2)), key=candidate_id)
+    far = candidate(texts[0], motivation="change 2", behaviour=2)
+    near = candidate(texts[1], motivation="change 1", behaviour=1)
     placebo = candidate(f"{SEED_PROGRAM}\nX = 3\n", arm="placebo", motivation="copy")
     model = Model(opinion("yes"))
     review(campaign, model, tried(), far, placebo, near)
