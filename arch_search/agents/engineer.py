@@ -36,10 +36,12 @@ def repair(
         ReplyError: only empty replies, or the request is too long for the model.
         ModelServerError: the server does not answer.
     """
-    asked = request_for(assignment, prompts=prompts, key=after, sampling=sampling)
     facts = {"refused": _refusing(verdicts), "unproved": _unproved(verdicts)}
     question, label = prompts.turn("engineer", facts, key=key)
     turns = ({"role": "assistant", "content": neutral(refused)}, {"role": "user", "content": question})
+    # what was shown of the parent gives way where the two turns need its room
+    earlier = prompts.with_room_for(*(turn["content"] for turn in turns))
+    asked = request_for(assignment, prompts=earlier, key=after, sampling=sampling)
     request = replace(asked, key=key, role="engineer", messages=(*asked.messages, *turns), prompt=label)
     return ask_for_text(client, request)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from arch_search.agents import prompt_files
@@ -29,6 +29,14 @@ class Prompts:
     seed: int
     folder: Path | None = None
     context_tokens: int | None = None
+
+    def with_room_for(self, *turns: str) -> Prompts:
+        """The same for the beginning of a conversation in which these turns are to follow."""
+        return (
+            self
+            if self.context_tokens is None
+            else replace(self, context_tokens=self.context_tokens - tokens_of(*turns))
+        )
 
     def request(
         self,

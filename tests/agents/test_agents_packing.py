@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from arch_search import domains
-from arch_search.agents import researcher
+from arch_search.agents import engineer, researcher
 from arch_search.agents.messages import Prompts
 from arch_search.agents.packing import lines_by_rank, packed, tokens_of
 from arch_search.config import Sampling
 from arch_search.proposals.assignment import Assignment, Section
-from cognition_db.records import Candidate
+from arch_search.protocols import ModelReply, ModelRequest
+from cognition_db.records import Candidate, Verdict, sha256_text
 
 SAMPLING = Sampling(temperature=0.5, top_p=1, max_tokens=100)
 ENDLESS = float("inf")
@@ -103,3 +104,33 @@ def test_of_a_table_the_first_line_and_the_last_are_kept_longest() -> None:
     found = packed({"numbers": table}, room_tokens=room, longest={})
     assert [line[0] for line in found.texts["numbers"].splitlines()] == ["0", "1", "4"]
     assert found.left_out == ("numbers, line 3", "numbers, line 4")
+
+
+class Answers:
+    """Keeps what it was asked and answers anything."""
+
+    def __init__(self) -> None:
+        self.asked: list[ModelRequest] = []
+
+    def complete(self, request: ModelRequest) -> ModelReply:
+        self.asked.append(request)
+        return ModelReply(
+            text="code", finished=True, model="m", prompt_tokens=1, reply_tokens=1, seconds=0.1,
+            prompt_sha256="0" * 64, reply_sha256=sha256_text("code"),
+        )  # fmt: skip
+
+
+def test_a_repair_shows_less_of_the_parent_where_the_refused_reply_needs_the_room() -> None:
+    long = replace(parent(), motivation="gate: `o` became `o * g`")
+    assignment = Assignment(rung="whole_module", parent=long)
+    prompts = Prompts(seed=1, context_tokens=2300)
+    client, leak = Answers(), Verdict(check="causality", outcome="failed", reason="leaks", refuses=True)
+    for refused in ("pass", "x = 1\n" * 300):
+        engineer.repair(
+            client, assignment, refused=refused, verdicts=[leak], prompts=prompts, after="r", key="k", sampling=SAMPLING
+        )
+    short_reply, long_reply = ([turn["content"] for turn in request.messages] for request in client.asked)
+    assert "def forward(" in short_reply[1]
+    assert "def forward(" not in long_reply[1]
+    assert "gate: `o` became `o * g`" in long_reply[1]
+    assert tokens_of(*long_reply) + SAMPLING.max_tokens <= 2300
