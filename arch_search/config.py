@@ -24,6 +24,7 @@ class Slots:
     toolbox_program: Count
     method_splice: Count
     whole_module: Count
+    ladder: Count  # a model, on the rung that has gained most per GPU-second
     crossover: Count  # without a model: hooks of one measured program in another
     simplify: Count  # without a model: a measured program less one component
     mutation: Count
@@ -33,8 +34,8 @@ class Slots:
     @property
     def evolve(self) -> int:
         """Programs that a model writes from earlier ones."""
-        written = (self.grammar_edit, self.grammar_program, self.toolbox_program, self.method_splice, self.whole_module)
-        return sum(written)
+        fixed = (self.grammar_edit, self.grammar_program, self.toolbox_program, self.method_splice, self.whole_module)
+        return sum(fixed) + self.ladder
 
     @property
     def entrants(self) -> int:
@@ -53,6 +54,9 @@ class Campaign:
     reference_seeds: PositiveInt
     baselines: tuple[str, ...]  # besides the reference; file names in models/baselines
     slots: Slots
+    ladder_probe: Count  # tries on each rung before any is preferred
+    ladder_stop_after: PositiveInt  # a rung with none admitted of so many tries is left
+    ladder_look_again: PositiveInt  # generations after which one such rung is tried once more
     tries_per_slot: PositiveInt
     repair_rounds: Count
     repair_stop_share: Fraction  # repair is switched off when, after repair_min_tries, fewer succeed
@@ -216,6 +220,7 @@ class Roles:
     reviewer: Sampling  # Novelty reviewer and Code reviewer
     planner_enabled: bool  # a call before the Researcher's makes a plan of what was measured and of the insight
     reviewers_enabled: bool  # marks on admitted programs; they decide nothing
+    highest_rung: Literal["grammar_edit", "grammar_program", "toolbox_program", "method_splice", "whole_module"]
     judge_enabled: bool
     analyst_enabled: bool
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,18 +11,18 @@ from arch_search.analysis.lessons import outcome_as_symptom
 from arch_search.clean_text import one_line
 from arch_search.config import Config
 from arch_search.domains import domain_named
-from arch_search.generation import SlotPlan, slot_plans
+from arch_search.generation import OpenSlots, SlotPlan, slot_plans
 from arch_search.proposals import rungs
 from arch_search.proposals.assignment import Assignment, Draft
 from arch_search.protocols import ModelReply
-from arch_search.selection import policies
+from arch_search.selection import ladder, policies
 from arch_search.selection.lineages import second_parent
 from arch_search.selection.pool import ParentChoice
 from arch_search.steered import excluded, has_place, pinned
 from arch_search.steering import Steering
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.literature import load_insights, retrieve
-from cognition_db.records import Candidate, Insight, Verdict, Writing
+from cognition_db.records import Candidate, Insight, Rung, SlotTry, Verdict, Writing
 
 _LONGEST_REASON = 400  # characters: a reason may quote the reply
 _NEAR = 8  # insights near to what was observed, among which one is drawn: the nearest alone would come again and again
@@ -89,6 +89,51 @@ def parent_choices(
     )
 
 
+def with_rungs(
+    number: int,
+    wanting: OpenSlots,
+    *,
+    config: Config,
+    contents: ArchiveContents,
+    tries: Sequence[SlotTry],
+    reference: Candidate | None,
+    steering: Steering,
+) -> OpenSlots:
+    """The same tries of one round, those of the ladder with the rung that it draws.
+
+    `tries` are those of this generation. Those of the round itself do not count, so that a kill changes nothing.
+    """
+    if all(plan.rung for plan, _ in wanting):
+        return wanting
+    assert reference is not None, "generation 0 is filled before any other"
+    rates = ladder.tallies(
+        contents,
+        [one for one in tries if one.proposal.attempt < wanting[0][1]],
+        rungs=[one for one in ladder.rungs_up_to(config.roles.highest_rung) if one not in steering.closed_rungs],
+        selection=config.selection,
+        reference_id=reference.id,
+    )
+    return tuple(
+        (plan if plan.rung else replace(plan, rung=_ladder_rung(number, plan, attempt, config, rates)), attempt)
+        for plan, attempt in wanting
+    )
+
+
+def _ladder_rung(number: int, plan: SlotPlan, attempt: int, config: Config, rates: Mapping[Rung, ladder.Tally]) -> Rung:
+    """What the ladder draws for this slot; a control gets what the slot that it follows gets."""
+    slots = [one.slot for one in slot_plans(config) if one.rung is None]  # controls come last
+    index = slots.index(plan.slot) % config.campaign.slots.ladder
+    entropy = np.random.SeedSequence([config.campaign.seed, number, index, attempt], spawn_key=(1,))
+    return ladder.draw_rung(
+        rates,
+        config.campaign,
+        generation=number,
+        index=index,
+        attempt=attempt,
+        rng=np.random.default_rng(entropy),
+    )
+
+
 def draw(
     number: int,
     plan: SlotPlan,
@@ -113,7 +158,7 @@ def draw(
     if plan.arm != "best_of_n":
         # its own, or the next one that its rung can change
         in_turn = (*choices[first:], *choices[:first])
-        ways = (one for one in in_turn if has_place(plan.rung, one.parent, reference, banned))
+        ways = (one for one in in_turn if has_place(plan.drawn_rung, one.parent, reference, banned))
         own = next(ways, choice)
         candidates = (*contents.candidates, reference)
         choice, pin = pinned(own, plan, attempt, steering, candidates=candidates, reference=reference)
@@ -140,14 +185,14 @@ def _assignment(
     rng: np.random.Generator,
 ) -> Assignment:
     """The place of the change and the idea: one by hand, where there is one for this slot, else an insight."""
-    method = ""
-    if plan.rung in ("grammar_edit", "method_splice"):
-        methods = [one for one in rungs.methods_for(plan.rung, choice.parent) if one not in steering.banned_families]
+    method, rung = "", plan.drawn_rung
+    if rung in ("grammar_edit", "method_splice"):
+        methods = [one for one in rungs.methods_for(rung, choice.parent) if one not in steering.banned_families]
         method = methods[int(rng.integers(len(methods)))]
-    insight = _insight(insights, rungs.insight_tags(plan.rung, method), observed, rng)
+    insight = _insight(insights, rungs.insight_tags(rung, method), observed, rng)
     idea = steering.idea_of(plan.slot)
     return Assignment(
-        rung=plan.rung,
+        rung=rung,
         parent=choice.parent,
         method=method,
         insight=None if idea else insight,

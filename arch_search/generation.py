@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from arch_search.config import Config
 from arch_search.paths import GenerationPaths
+from arch_search.selection.ladder import rungs_up_to
 from arch_search.steering import Steering
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json
@@ -33,36 +34,52 @@ PLACEBO_SEED_BASE = 1000
 
 @dataclass(frozen=True, slots=True)
 class SlotPlan:
-    """What one slot of a generation asks for."""
+    """What one slot of a generation asks for. `rung` is None where the ladder draws one for each try."""
 
     slot: int
     arm: Arm
-    rung: Rung
+    rung: Rung | None
 
     @property
     def asks_model(self) -> bool:
-        return self.rung in WRITTEN_RUNGS
+        return self.rung is None or self.rung in WRITTEN_RUNGS
+
+    @property
+    def drawn_rung(self) -> Rung:
+        """The rung of one try at this slot."""
+        assert self.rung is not None, "a rung of the ladder is drawn before anything else of a try"
+        return self.rung
+
+    def rungs(self, config: Config) -> tuple[Rung, ...]:
+        """Every rung on which it may ask for a program."""
+        return (self.rung,) if self.rung else rungs_up_to(config.roles.highest_rung)
+
+    def is_open(self, config: Config, closed: Container[str]) -> bool:
+        """Whether one of them is left where some are `closed`."""
+        return any(rung not in closed for rung in self.rungs(config))
 
 
 def slot_plans(config: Config) -> tuple[SlotPlan, ...]:
     """The slots of every generation after 0, in their fixed order."""
     slots = config.campaign.slots
-    kinds: list[tuple[Arm, Rung, int]] = [
+    kinds: list[tuple[Arm, Rung | None, int]] = [
         ("evolve", "grammar_edit", slots.grammar_edit),
         ("evolve", "grammar_program", slots.grammar_program),
         ("evolve", "toolbox_program", slots.toolbox_program),
         ("evolve", "method_splice", slots.method_splice),
         ("evolve", "whole_module", slots.whole_module),
+        ("evolve", None, slots.ladder),
         ("evolve", "crossover", slots.crossover),
         ("evolve", "simplify", slots.simplify),
         ("mutate", "mutation", slots.mutation),
         ("placebo", "copy", slots.placebo),
     ]
     flat = [(arm, rung) for arm, rung, count in kinds for _ in range(count)]
+    plans = [SlotPlan(slot, arm, rung) for slot, (arm, rung) in enumerate(flat)]
     # the control is asked for the same forms as the arm it is compared with
-    forms = cycle(rung for _, rung in flat if rung in WRITTEN_RUNGS)
-    flat += [("best_of_n", next(forms)) for _ in range(slots.best_of_n)]
-    return tuple(SlotPlan(slot, arm, rung) for slot, (arm, rung) in enumerate(flat))
+    forms = cycle(plan.rung for plan in plans if plan.asks_model)
+    controls = [SlotPlan(len(plans) + index, "best_of_n", next(forms)) for index in range(slots.best_of_n)]
+    return (*plans, *controls)
 
 
 def baseline_plans(config: Config) -> tuple[SlotPlan, ...]:
@@ -74,7 +91,7 @@ def plans_of(number: int, config: Config, steering: Steering) -> tuple[SlotPlan,
     """The slots of a generation that are filled: without those of closed rungs, with one for each program by hand."""
     if number == 0:
         return baseline_plans(config)
-    kept = [plan for plan in slot_plans(config) if plan.rung not in steering.closed_rungs]
+    kept = [plan for plan in slot_plans(config) if plan.is_open(config, steering.closed_rungs)]
     return (*kept, *(SlotPlan(program.slot, "hand", "hand") for program in steering.programs))
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from arch_search.campaign import Campaign
+from arch_search.config import Config
 from arch_search.errors import CampaignError
 from arch_search.generation import read_steering, read_tries, slot_plans
 from arch_search.steered import REWORKING, has_place
@@ -50,10 +51,11 @@ def fixed_steering(campaign: Campaign, number: int, reference: Candidate) -> Ste
     return read_steering(paths)
 
 
-def closed_rungs(campaign: Campaign, steering: Steering, reference: Candidate) -> tuple[str, ...]:
+def closed_rungs(config: Config, steering: Steering, reference: Candidate) -> tuple[str, ...]:
     """Rungs of this campaign that are banned, or on which nothing is left to change in the reference."""
     banned = {ban.subject for ban in steering.bans if ban.of == "rung"}
-    rungs = {plan.rung for plan in slot_plans(campaign.config) if plan.arm != "placebo"}
+    plans = [plan for plan in slot_plans(config) if plan.arm != "placebo"]
+    rungs = {rung for plan in plans for rung in plan.rungs(config)}
     # the other two rungs start from programs of the search, which the reference says nothing about
     stuck = {rung for rung in rungs - REWORKING if not has_place(rung, reference, reference, steering.banned_families)}
     return tuple(sorted(rungs & (banned | stuck)))
@@ -62,10 +64,11 @@ def closed_rungs(campaign: Campaign, steering: Steering, reference: Candidate) -
 def _decided(campaign: Campaign, number: int, reference: Candidate) -> Steering:
     found = read_requests(campaign)
     steering = standing(found.valid)
-    closed = closed_rungs(campaign, steering, reference)
+    closed = closed_rungs(campaign.config, steering, reference)
     steering = replace(steering, files=found.files, refused=found.refused, closed_rungs=closed)
     plans = slot_plans(campaign.config)
-    takes_ideas = [plan.slot for plan in plans if plan.arm == "evolve" and plan.asks_model and plan.rung not in closed]
+    written = [plan for plan in plans if plan.arm == "evolve" and plan.asks_model]
+    takes_ideas = [plan.slot for plan in written if plan.is_open(campaign.config, closed)]
     used = used_gifts(campaign, number)
     return given(steering, found.valid, used=used, idea_slots=takes_ideas, first_free=len(plans))
 

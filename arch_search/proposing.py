@@ -16,7 +16,7 @@ from arch_search.agents.call_log import CallLog
 from arch_search.campaign import Campaign
 from arch_search.config import Config
 from arch_search.domains import Domain, domain_named
-from arch_search.drawing import Drawn, Written, draw, parent_choices, refusal
+from arch_search.drawing import Drawn, Written, draw, parent_choices, refusal, with_rungs
 from arch_search.errors import ConfigError, ProposalError
 from arch_search.generation import SlotPlan, admitted, baseline_plans, next_round, open_slots, read_tries, slot_plans
 from arch_search.memory import Known, distinct, is_ours
@@ -88,7 +88,7 @@ class Proposer:
         )
         writer = Writer(self._campaign, self._client, contents=contents, reference=reference)
         with ThreadPoolExecutor(max_workers=self._config.llm.callers) as pool:
-            while wanting := next_round(open_slots(number, read_tries(paths), self._config, self._steering)):
+            while wanting := next_round(open_slots(number, tries := read_tries(paths), self._config, self._steering)):
                 drawn = [
                     draw(
                         number,
@@ -100,7 +100,15 @@ class Proposer:
                         reference=reference,
                         steering=self._steering,
                     )
-                    for plan, attempt in wanting
+                    for plan, attempt in with_rungs(
+                        number,
+                        wanting,
+                        config=self._config,
+                        contents=contents,
+                        tries=tries,
+                        reference=reference,
+                        steering=self._steering,
+                    )
                 ]
                 self._prepare_client(drawn)
                 written = self._all(pool, lambda one: self._write(number, one, writer, reference), drawn)
@@ -268,7 +276,7 @@ class Proposer:
             slot=drawn.plan.slot,
             attempt=drawn.attempt,
             arm=drawn.plan.arm,
-            rung=drawn.plan.rung,
+            rung=drawn.plan.drawn_rung,
             parents=drawn.parents,
             seed=drawn.seed,
             program=draft.program if draft else "",
@@ -286,7 +294,7 @@ class Proposer:
     def _name(self, number: int, drawn: Drawn, draft: Draft) -> str:
         if drawn.plan.arm == "baseline":
             return baseline_name(drawn.plan, self._domain, self._config.campaign.baselines)
-        what = drawn.plan.arm if drawn.plan.arm != "evolve" else drawn.plan.rung.replace("_program", "")
+        what = drawn.plan.arm if drawn.plan.arm != "evolve" else drawn.plan.drawn_rung.replace("_program", "")
         return f"g{number}.{drawn.plan.slot}-{what}" + (f"-{draft.method}" if draft.method else "")
 
     # ---- waiting
@@ -340,9 +348,10 @@ def require_domain(config: Config) -> None:
                     f"selection.{key}={value} ranks by recall, which domain {domain.name} is not probed for"
                 )
     for slot in slot_plans(config):
-        if slot.rung in rungs.TOOLBOX_RUNGS and not rungs.editable_methods(domain.seed_program):
+        highest, name = slot.rung or config.roles.highest_rung, slot.rung or "ladder"
+        if highest in rungs.TOOLBOX_RUNGS and not rungs.editable_methods(domain.seed_program):
             raise ConfigError(
-                f"campaign.slots.{slot.rung} needs the toolbox, of which domain {domain.name} has no program; "
+                f"campaign.slots.{name} needs the toolbox, of which domain {domain.name} has no program; "
                 "set it to 0 and use method_splice and whole_module"
             )
 

@@ -33,6 +33,11 @@ _EITHER = (
 # settings that older campaigns do not have, with the value at which everything is as it was without them
 _NEUTRAL = {
     "campaign.slots.best_of_n": 0,
+    "campaign.slots.ladder": 0,
+    "campaign.ladder_probe": 2,
+    "campaign.ladder_stop_after": 8,
+    "campaign.ladder_look_again": 5,
+    "roles.highest_rung": "method_splice",
     "campaign.slots.crossover": 0,
     "campaign.slots.simplify": 0,
     "selection.cold_start": 0,

@@ -77,7 +77,7 @@ def pinned(
     """The pinned parent and the pin, where one holds for this try and its rung can change it."""
     pin = steering.pin_of(plan.slot, attempt)
     parent = next((one for one in candidates if pin and one.id == pin.candidate), None)
-    if parent is None or not has_place(plan.rung, parent, reference, steering.banned_families):
+    if parent is None or not has_place(plan.drawn_rung, parent, reference, steering.banned_families):
         return choice, None
     others = tuple(one for one in choice.references if one.id != parent.id)
     return ParentChoice(parent=parent, references=others), pin

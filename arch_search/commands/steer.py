@@ -108,7 +108,7 @@ def _of_ban(campaign: Campaign, options: argparse.Namespace) -> dict[str, Any]:
     if subject == known.reference.id:
         raise CampaignError("the reference cannot be banned: without it no parent would be left")
     would = known.with_request(request)
-    closed = closed_rungs(campaign, would, known.reference)
+    closed = closed_rungs(campaign.config, would, known.reference)
     if all(plan.rung in closed for plan in slot_plans(campaign.config) if plan.arm in PARENT_ARMS):
         raise CampaignError(f"a ban of {subject} would leave nothing to change: no slot could make a program")
     lost = excluded(would, known.contents.candidates, known.reference)
@@ -134,8 +134,9 @@ def _of_pin(campaign: Campaign, options: argparse.Namespace) -> dict[str, Any]:
         raise CampaignError(f"{candidate.id} is of the arm {candidate.arm}, which is there to compare with only")
     if candidate.id in excluded(known.held, known.contents.candidates, known.reference):
         raise CampaignError(f"{candidate.id} falls under a ban; unban first")
-    closed = closed_rungs(campaign, known.held, known.reference)
-    rungs = {plan.rung for plan in slot_plans(campaign.config) if plan.arm in PARENT_ARMS} - set(closed)
+    closed = closed_rungs(campaign.config, known.held, known.reference)
+    plans = [plan for plan in slot_plans(campaign.config) if plan.arm in PARENT_ARMS]
+    rungs = {rung for plan in plans for rung in plan.rungs(campaign.config)} - set(closed)
     if not any(has_place(rung, candidate, known.reference, known.held.banned_families) for rung in rungs):
         raise CampaignError(f"no rung of this campaign ({', '.join(sorted(rungs))}) can change {candidate.id}")
     return {"kind": "pin", "subject": candidate.id, "every": options.every}
@@ -173,7 +174,9 @@ _ACTIONS: dict[str, Callable[[Campaign, argparse.Namespace], dict[str, Any]]] = 
 def _banned(known: Known, what: str) -> tuple[Banned, str]:
     """A family, a rung of this campaign, or a candidate."""
     families = (*BY_HOOK, FREE)
-    rungs = sorted({plan.rung for plan in slot_plans(known.campaign.config) if plan.arm != "placebo"})
+    config = known.campaign.config
+    plans = [plan for plan in slot_plans(config) if plan.arm != "placebo"]
+    rungs = sorted({rung for plan in plans for rung in plan.rungs(config)})
     if what in families:
         return "family", what
     if what in rungs:

@@ -80,7 +80,7 @@ def _without_line(node: ast.FunctionDef, name: str, vectors: frozenset[str]) -> 
     """
     copied = copy.deepcopy(node)
     line = _lines(copied)[name]
-    if any(isinstance(one, ast.Call) and ast.unparse(one.func) == "self.read" for one in ast.walk(line.value)):
+    if any(_reads_memory(one) for one in ast.walk(line.value)):
         return None
     kind, values = _is_vector(line.value, vectors), {*_arguments(node), *_lines(node)}
     read = [one.id for one in ast.walk(line.value) if isinstance(one, ast.Name) and one.id in values]
@@ -92,6 +92,11 @@ def _without_line(node: ast.FunctionDef, name: str, vectors: frozenset[str]) -> 
         if isinstance(one, ast.Name) and one.id == name:
             one.id = same[0]
     return copied
+
+
+def _reads_memory(node: ast.AST) -> bool:
+    primitive = BY_CALL.get(ast.unparse(node.func)) if isinstance(node, ast.Call) else None
+    return primitive is not None and primitive.is_memory
 
 
 def _lines(node: ast.FunctionDef) -> dict[str, ast.Assign]:
@@ -127,7 +132,7 @@ def _is_vector(node: ast.AST, vectors: frozenset[str]) -> bool:
         if primitive is None:
             return isinstance(node.func, ast.Name) and any(_is_vector(one, vectors) for one in node.args)
         if {"vector", "scalar"} <= {signature.gives for signature in primitive.signatures}:
-            return bool(node.args) and _is_vector(node.args[0], vectors)
+            return any(_is_vector(one, vectors) for one in node.args)
         return primitive.signatures[0].gives == "vector"
     return any(_is_vector(one, vectors) for one in ast.iter_child_nodes(node))
 

@@ -10,9 +10,9 @@ import pytest
 
 from arch_search.analysis.statistics import Verdict
 from arch_search.domains.linear_attention import SEED_PROGRAM
-from arch_search.drawing import Drawn, draw
+from arch_search.drawing import Drawn, draw, with_rungs
 from arch_search.errors import ProposalError
-from arch_search.generation import SlotPlan, next_round, open_slots, slot_plans
+from arch_search.generation import OpenSlots, SlotPlan, next_round, open_slots, plans_of, slot_plans
 from arch_search.proposals import mutation
 from arch_search.proposing import draft_without_model
 from arch_search.selection.pool import ParentChoice
@@ -166,3 +166,78 @@ def test_what_a_kill_left_of_a_round_is_tried_before_the_next_round() -> None:
     tries += [replace(tries[0], proposal=replace(proposal, slot=slot)) for slot in (1, 2)]
     assert [attempt for _, attempt in next_round(open_slots(1, tries, config, Steering()))] == [1, 1, 1]
     assert next_round(()) == ()
+
+
+# ---- the ladder
+
+CLIMBING = load_config(["campaign=smoke", "campaign.slots.ladder=3", "campaign.slots.best_of_n=8"])
+
+
+def refused(slot: int, attempt: int, rung: Rung) -> SlotTry:
+    proposal = Proposal(
+        generation=1, slot=slot, attempt=attempt, arm="evolve", rung=rung, parents=(REFERENCE.id,), seed=1
+    )
+    return SlotTry(proposal=proposal, verdicts=(), candidate=None)
+
+
+def rungs_drawn(wanting: OpenSlots, *tries: SlotTry, closed: tuple[str, ...] = ()) -> dict[int, Rung | None]:
+    contents = ArchiveContents(candidates=(REFERENCE,))
+    drawn = with_rungs(
+        1,
+        wanting,
+        config=CLIMBING,
+        contents=contents,
+        tries=tries,
+        reference=REFERENCE,
+        steering=Steering(closed_rungs=closed),
+    )
+    return {plan.slot: plan.rung for plan, _ in drawn}
+
+
+def round_of(attempt: int) -> OpenSlots:
+    return tuple((plan, attempt) for plan in slot_plans(CLIMBING))
+
+
+def test_a_slot_of_the_ladder_has_a_rung_once_its_try_is_drawn_and_the_others_keep_theirs() -> None:
+    plans = slot_plans(CLIMBING)
+    assert [plan.slot for plan in plans if plan.rung is None and plan.arm == "evolve"] == [2, 3, 4]
+    assert all(plan.asks_model for plan in plans if plan.rung is None)
+    drawn = rungs_drawn(round_of(0))
+    assert [drawn[slot] for slot in (2, 3, 4)] == ["grammar_edit", "grammar_program", "toolbox_program"]
+    assert all(drawn[plan.slot] == plan.rung for plan in plans if plan.rung is not None)
+    drawn = draw(
+        1, replace(plans[2], rung="toolbox_program"), 0,
+        config=CLIMBING, contents=ArchiveContents(), choices=(), reference=REFERENCE,
+        steering=Steering(),
+    )  # fmt: skip
+    assert drawn.assignment is not None
+    assert drawn.assignment.rung == "toolbox_program"
+
+
+def test_a_control_is_asked_for_the_form_that_the_ladder_drew_for_the_slot_of_the_same_index() -> None:
+    controls = [plan.slot for plan in slot_plans(CLIMBING) if plan.arm == "best_of_n"]
+    for attempt in range(3):
+        drawn = rungs_drawn(round_of(attempt))
+        evolved = [drawn[slot] for slot in range(5)]
+        assert [drawn[slot] for slot in controls] == [*evolved, *evolved[:3]]
+
+
+def test_what_the_ladder_draws_does_not_depend_on_what_else_of_the_round_is_on_disk() -> None:
+    """A driver that was killed in a round finds some of its tries recorded; they are no reason to draw otherwise."""
+    earlier = [
+        refused(slot, 0, rung) for slot, rung in ((2, "grammar_edit"), (3, "grammar_edit"), (4, "method_splice"))
+    ]
+    whole = rungs_drawn(round_of(1), *earlier)
+    after_kill = rungs_drawn(
+        round_of(1)[3:], *earlier, refused(2, 1, "grammar_program"), refused(3, 1, "method_splice")
+    )
+    assert after_kill == {slot: rung for slot, rung in whole.items() if slot >= 3}
+    assert whole != rungs_drawn(round_of(1))  # what came before the round does count
+
+
+def test_a_closed_rung_is_not_drawn_and_a_slot_of_the_ladder_closes_with_the_last_of_its_rungs() -> None:
+    drawn = rungs_drawn(round_of(0), closed=("grammar_edit", "toolbox_program"))
+    assert [drawn[slot] for slot in (2, 3, 4)] == ["grammar_program", "method_splice", "grammar_program"]
+    ladder = slot_plans(CLIMBING)[2]
+    assert ladder in plans_of(1, CLIMBING, Steering(closed_rungs=ladder.rungs(CLIMBING)[1:]))
+    assert ladder not in plans_of(1, CLIMBING, Steering(closed_rungs=ladder.rungs(CLIMBING)))

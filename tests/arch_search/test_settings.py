@@ -99,14 +99,25 @@ def test_a_campaign_from_before_repeats_and_the_control_opens_without_them_and_w
     assert config_sha256(load_config(["campaign.slots.best_of_n=1"])) != config_sha256(config)
 
 
-@pytest.mark.parametrize("added", ["campaign.slots.crossover", "campaign.slots.simplify"])
-def test_a_campaign_from_before_a_setting_was_added_opens_as_it_was(added: str) -> None:
+@pytest.mark.parametrize(
+    ("added", "other"),
+    [
+        ("campaign.slots.crossover", "1"),
+        ("campaign.slots.simplify", "1"),
+        ("campaign.slots.ladder", "1"),
+        ("campaign.ladder_probe", "3"),
+        ("campaign.ladder_stop_after", "3"),
+        ("campaign.ladder_look_again", "3"),
+        ("roles.highest_rung", "whole_module"),
+    ],
+)
+def test_a_campaign_from_before_a_setting_was_added_opens_as_it_was(added: str, other: str) -> None:
     config = load_config([])
     older = config_to_json(config)
     *path, name = added.split(".")
     del reduce(getitem, path, older)[name]
     assert config_of_older(older) == config
-    assert config_sha256(load_config([f"{added}=1"])) != config_sha256(config)
+    assert config_sha256(load_config([f"{added}={other}"])) != config_sha256(config)
 
 
 def test_a_campaign_that_lacks_a_measuring_setting_is_refused_by_its_name() -> None:

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 from arch_search.domains import domain_named
-from arch_search.drawing import draw
+from arch_search.drawing import draw, with_rungs
 from arch_search.errors import ConfigError
-from arch_search.generation import SlotPlan
+from arch_search.generation import SlotPlan, slot_plans
+from arch_search.opening import closed_rungs
 from arch_search.proposals.fingerprint import normal_form
 from arch_search.proposals.mutation import mutate
 from arch_search.proposing import require_domain
 from arch_search.selection.pool import ParentChoice
 from arch_search.settings import config_of_older, config_sha256, config_to_json, load_config
+from arch_search.steering import Steering
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import Candidate, candidate_id
 
@@ -93,7 +95,10 @@ def test_feed_forward_programs_are_drawn_insights_on_them_alone_and_are_mutated_
     def drawn(arm, rung, attempt):
         plan = SlotPlan(0, arm, rung)
         contents = ArchiveContents()
-        return draw(1, plan, attempt, config=config, contents=contents, choices=choices, reference=REFERENCE)
+        return draw(
+            1, plan, attempt, config=config, contents=contents, choices=choices, reference=REFERENCE,
+            steering=Steering(),
+        )  # fmt: skip
 
     tries = [drawn("evolve", "method_splice", attempt) for attempt in range(20)]
     assert {one.assignment.method for one in tries} == {"activate", "forward"}
@@ -106,3 +111,18 @@ def test_random_changes_of_the_feed_forward_reference_are_many():
     made = {normal_form(mutate(REFERENCE, np.random.default_rng(n)).program) for n in range(40)}
     assert len(made) >= 8
     assert normal_form(SEED) not in made
+
+
+def test_without_a_toolbox_the_ladder_has_the_free_rungs_alone_and_must_have_one():
+    climbing = [*FEED_FORWARD, "campaign.slots.ladder=3", "roles.highest_rung=whole_module"]
+    config = load_config(climbing)
+    require_domain(config)
+    wanting = tuple((plan, 0) for plan in slot_plans(config))
+    steering = Steering(closed_rungs=closed_rungs(config, Steering(), REFERENCE))
+    drawn = with_rungs(
+        1, wanting, config=config, contents=ArchiveContents(), tries=(), reference=REFERENCE, steering=steering
+    )
+    ladder = [plan.rung for (before, _), (plan, _) in zip(wanting, drawn, strict=True) if before.rung is None]
+    assert ladder == ["method_splice", "whole_module", "method_splice"]
+    with pytest.raises(ConfigError, match=r"campaign\.slots\.ladder needs the toolbox"):
+        require_domain(load_config([*climbing[:-1], "roles.highest_rung=toolbox_program"]))
