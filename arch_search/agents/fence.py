@@ -10,7 +10,7 @@ _KEPT = "\n\t"
 _BREAKS = re.compile(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 # what could end the fence, and the marks by which chat templates of common models tell one speaker from another
 _MARKS = re.compile(
-    r"<(?=\s*/?\s*data\b)|<(?=\|)|(?<=\|)>|<(?=/?\s*(?:s|bos|eos|think|tool_call|tool_response|(?:start|end)_of_turn)\s*>)"
+    r"<(?=\s*(?:/\s*)?data\b)|<(?=\|)|(?<=\|)>|<(?=/?\s*(?:s|bos|eos|think|tool_call|tool_response|(?:start|end)_of_turn)\s*>)"
     r"|\[(?=/?\s*(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS)\])",
     re.IGNORECASE,
 )

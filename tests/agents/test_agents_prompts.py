@@ -75,6 +75,13 @@ def test_code_that_only_looks_like_a_mark_keeps_its_meaning_for_a_reader() -> No
     assert neutral("if a < b and c <data: x = y[i] | z") == "if a < b and c \u2039data: x = y[i] | z"
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("piece", ["< ", "<", "</ ", "[/ ", "<s ", "|", "{{ ", "</data "])
+def test_a_text_made_to_be_slow_is_not(piece: str) -> None:
+    for hostile in (piece * 40_000, piece + " " * 80_000):
+        assert fenced(hostile + "end", nonce="ab", longest=200_000)
+
+
 def test_nothing_to_show_is_no_fence() -> None:
     assert fenced("\n", nonce="ab", longest=10) == ""
 
