@@ -10,6 +10,7 @@ from arch_search.agents.judge import Subject
 from arch_search.analysis.lessons import computed_lesson, numbers_for_analyst
 from arch_search.analysis.relatives import Measured
 from arch_search.campaign import Campaign
+from arch_search.drawing import refusal
 from arch_search.errors import ReplyError
 from arch_search.generation import read_record
 from arch_search.judging import measure_judge, scale_of
@@ -67,8 +68,8 @@ def _with_words(
             key=key,
             sampling=campaign.config.roles.analyst,
         )
-    except ReplyError:
-        return lesson  # the computed verdict stands without words
+    except ReplyError as error:
+        return _without(lesson, "analyst", error)  # the computed verdict stands without words
     analysis = replace(
         lesson.analysis or Analysis(),
         component=words.component,
@@ -88,8 +89,8 @@ def _with_marks(lesson: Lesson, candidate: Candidate, client: ModelClient, key: 
             key=key,
             sampling=campaign.config.roles.judge,
         )
-    except ReplyError:
-        return lesson
+    except ReplyError as error:
+        return _without(lesson, "judge", error)
     analysis = replace(
         lesson.analysis or Analysis(),
         effectiveness=opinion.effectiveness,
@@ -97,3 +98,9 @@ def _with_marks(lesson: Lesson, candidate: Candidate, client: ModelClient, key: 
         complexity=opinion.complexity,
     )
     return replace(lesson, judge_score=opinion.score, analysis=analysis)
+
+
+def _without(lesson: Lesson, role: str, error: ReplyError) -> Lesson:
+    analysis = lesson.analysis or Analysis()
+    reason = f"{role}: {refusal(role, error).reason}"
+    return replace(lesson, analysis=replace(analysis, unusable=(*analysis.unusable, reason)))

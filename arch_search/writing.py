@@ -81,8 +81,8 @@ class Writer:
                 key=key,
                 sampling=self._roles.planner,
             )
-        except ReplyError:
-            return assignment, writing
+        except ReplyError as error:
+            return assignment, replace(writing, unusable=(f"planner: {refusal('plan', error).reason}",))
         said = Writing(idea=plan.idea, origin=plan.origin, sources=plan.sources, unfounded=plan.unfounded)
         return replace(assignment, plan=plan.text), said
 

@@ -102,6 +102,7 @@ class Writing:
     sources: tuple[str, ...] = ()  # ids of the insights and candidates that the idea names
     unfounded: tuple[str, ...] = ()  # those of them that were not in the prompt
     steering: tuple[str, ...] = ()  # what a researcher had asked for when it was drawn: bans, pins, prompts
+    unusable: tuple[str, ...] = ()  # `role: reason` for each that was asked before the writer and sent nothing of use
     calls: tuple[str, ...] = ()  # keys in the call log, in the order of the calls
     prompt_tokens: int = 0
     reply_tokens: int = 0
@@ -258,6 +259,7 @@ class Analysis:
     effectiveness: int = 0  # marks of the Judge from 1 to 10; 0: none
     novelty: int = 0
     complexity: int = 0
+    unusable: tuple[str, ...] = ()  # `role: reason` for each that was asked and sent nothing of use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 import openai
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from arch_search.agents.call_log import CallLog, prompt_text
+from arch_search.clean_text import one_line, without_surrogates
 from arch_search.config import Llm
 from arch_search.errors import ModelServerError, ReplyError
 from arch_search.protocols import ModelReply, ModelRequest
@@ -19,6 +22,9 @@ from cognition_db.records import sha256_text
 _FIRST_WAIT_S = 1.0
 _LONGEST_WAIT_S = 30.0
 _MAX_ANSWER_BYTES = 8_000_000
+_MAX_ERROR_BYTES = 64_000
+_MOST_TOKENS = 100_000_000
+_SHOWN = 200  # characters of a server's own words
 
 
 class ServerAddress(Protocol):
@@ -142,53 +148,99 @@ class OpenAiClient:
             api_key=address.api_key,
             timeout=self._llm.request_limit_s,
             max_retries=0,
-            # a proxy named in the environment does not know this host's loopback
-            http_client=openai.DefaultHttpxClient(trust_env=False) if address.is_local else None,
+            http_client=openai.DefaultHttpxClient(
+                # a proxy named in the environment does not know this host's loopback
+                trust_env=not address.is_local,
+                event_hooks={"response": [_refuse_errors]},
+            ),
         )
 
     def _ask(self, address: ServerAddress, request: ModelRequest) -> ModelReply:
-        began = time.monotonic()
+        began, limit_s = time.monotonic(), self._llm.request_limit_s
         try:
-            arguments = _arguments(address.model, request)
-            with self._library(address).chat.completions.with_streaming_response.create(**arguments) as response:
-                body = self._body(response.iter_bytes(), deadline=began + self._llm.request_limit_s)
-        except openai.APITimeoutError:
-            raise _TransientError(self._too_slow()) from None
-        except openai.APIConnectionError as error:
-            raise _TransientError(f"no connection ({_one_line(str(error.__cause__ or error))})") from error
-        except openai.APIStatusError as error:
-            message = f"HTTP {error.status_code}: {_one_line(error.message)}"
-            if error.status_code >= 500 or error.status_code in (408, 409, 425, 429):
-                raise _TransientError(message) from error
-            if error.status_code in (400, 413, 422):
-                raise ReplyError(f"{request.key}: the server refuses this request, {message}") from error
-            if self._servers.are_replaced:
-                # a stranger may have got the port of a server that ended
-                raise _TransientError(message) from error
-            raise ModelServerError(
-                f"{request.key}: {address.base_url} refuses us, {message}; check the key and llm.model"
-            ) from error
+            body = _in_time(lambda: self._body(address, request, deadline=began + limit_s), limit_s=limit_s)
+        except (TimeoutError, openai.APITimeoutError):
+            raise _TransientError(f"no whole answer within llm.request_limit_s={limit_s}") from None
+        except (_HttpError, openai.APIConnectionError) as error:
+            # older versions of the library wrap what a hook raises
+            answer = error if isinstance(error, _HttpError) else error.__cause__
+            if isinstance(answer, _HttpError):
+                raise self._refusal(address, request, answer) from error
+            raise _TransientError(f"no connection ({one_line(str(answer or error), _SHOWN)})") from error
         return _reply(body, request, seconds=time.monotonic() - began)
 
-    def _body(self, chunks: Iterator[bytes], *, deadline: float) -> bytes:
-        """The whole body; the library's own limit is per read, so a server that drips would hold us for ever."""
-        body = bytearray()
-        try:
-            for chunk in chunks:
-                body += chunk
-                if time.monotonic() > deadline:
-                    raise _TransientError(self._too_slow())
-                if len(body) > _MAX_ANSWER_BYTES:
-                    raise _TransientError(f"an answer of more than {_MAX_ANSWER_BYTES} bytes")
-        except _TransientError:
-            raise
-        # below openai lies httpx or httpx2, by its version; whatever it raises here means a broken connection
-        except Exception as error:
-            raise _TransientError(f"the connection broke ({_one_line(str(error)) or type(error).__name__})") from error
+    def _body(self, address: ServerAddress, request: ModelRequest, *, deadline: float) -> bytes:
+        """The whole body of the answer. After the deadline nobody waits for it any more, so it is not read on."""
+        create = self._library(address).chat.completions.with_streaming_response.create
+        with create(**_arguments(address.model, request)) as response:
+            body = bytearray()
+            try:
+                for chunk in response.iter_bytes():
+                    body += chunk
+                    if len(body) > _MAX_ANSWER_BYTES or time.monotonic() > deadline:
+                        break
+            # below openai lies httpx or httpx2, by its version; whatever it raises here means a broken connection
+            except Exception as error:
+                reason = one_line(str(error), _SHOWN) or type(error).__name__
+                raise _TransientError(f"the connection broke ({reason})") from error
+        if len(body) > _MAX_ANSWER_BYTES:
+            raise _TransientError(f"an answer of more than {_MAX_ANSWER_BYTES} bytes")
         return bytes(body)
 
-    def _too_slow(self) -> str:
-        return f"no whole answer within llm.request_limit_s={self._llm.request_limit_s}"
+    def _refusal(self, address: ServerAddress, request: ModelRequest, answer: _HttpError) -> Exception:
+        """What a status other than 200 means: try again, not this request, or none of ours."""
+        if answer.status >= 500 or answer.status in (408, 409, 425, 429):
+            return _TransientError(str(answer))
+        if answer.status in (400, 413, 422):
+            return ReplyError(f"{request.key}: the server refuses this request, {answer}")
+        if self._servers.are_replaced:
+            # a stranger may have got the port of a server that ended
+            return _TransientError(str(answer))
+        return ModelServerError(
+            f"{request.key}: {address.base_url} refuses us, {answer}; check the address, the key and the model's name"
+        )
+
+
+class _HttpError(Exception):
+    """An answer with a status other than 2xx."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"HTTP {status}: {message}")
+        self.status = status
+
+
+def _refuse_errors(response: Any) -> None:
+    """Called by the HTTP library with every answer before its body is read.
+
+    The library would read the body of an error whole, however long it is, and would follow a redirection, with the
+    prompt, to wherever it points.
+    """
+    if response.is_success:
+        return
+    body = bytearray()
+    for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > _MAX_ERROR_BYTES:
+            break
+    raise _HttpError(response.status_code, one_line(body.decode("utf-8", "replace"), _SHOWN))
+
+
+def _in_time(work: Callable[[], bytes], *, limit_s: float) -> bytes:
+    """What `work` returns or raises; TimeoutError where it takes longer.
+
+    The HTTP library has limits per read only: a server that drips, be it the headers, would hold the caller for ever.
+    The thread that is left behind ends with its connection.
+    """
+    outcome: Future[bytes] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="request", daemon=True).start()
+    return outcome.result(timeout=limit_s)
 
 
 class _Message(BaseModel):
@@ -200,17 +252,12 @@ class _Choice(BaseModel):
     finish_reason: str | None = None
 
 
-class _Usage(BaseModel):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
 class _Answer(BaseModel):
     """What is read of a chat completion; the library itself does not validate what a server sends."""
 
     model: str = ""
     choices: list[_Choice] = Field(min_length=1)
-    usage: _Usage | None = None
+    usage: Any = None
 
 
 def _arguments(model: str, request: ModelRequest) -> dict[str, Any]:
@@ -230,24 +277,30 @@ def _arguments(model: str, request: ModelRequest) -> dict[str, Any]:
 
 
 def _reply(body: bytes, request: ModelRequest, *, seconds: float) -> ModelReply:
-    try:
-        answer = _Answer.model_validate_json(body)
-    except ValidationError:
-        start = _one_line(body[:80].decode("utf-8", errors="replace"))
-        raise _TransientError(f"an answer that is no chat completion: {start!r}") from None
-    choice, usage = answer.choices[0], answer.usage or _Usage()
-    text = choice.message.content or ""
+    answer = _answer(body)
+    choice = answer.choices[0]
+    text = without_surrogates(choice.message.content or "")
     return ModelReply(
         text=text,
         finished=choice.finish_reason == "stop",
-        model=answer.model,
-        prompt_tokens=usage.prompt_tokens,
-        reply_tokens=usage.completion_tokens,
+        model=one_line(answer.model, _SHOWN),
+        prompt_tokens=_tokens(answer.usage, "prompt_tokens"),
+        reply_tokens=_tokens(answer.usage, "completion_tokens"),
         seconds=seconds,
         prompt_sha256=sha256_text(prompt_text(request)),
         reply_sha256=sha256_text(text),
     )
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:200]
+def _answer(body: bytes) -> _Answer:
+    text = body.decode("utf-8", "replace")
+    try:
+        return _Answer.model_validate(json.loads(text))
+    except (ValueError, RecursionError):
+        raise _TransientError(f"an answer that is no chat completion: {one_line(text[:80])!r}") from None
+
+
+def _tokens(usage: Any, name: str) -> int:
+    """A count of the server's; 0 where it is none, as the reply is worth more than its price."""
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if isinstance(count, int) and 0 <= count <= _MOST_TOKENS else 0

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from arch_search.clean_text import clean, one_line
 from arch_search.errors import ReplyError
 from arch_search.protocols import ModelClient, ModelReply, ModelRequest
 
 _FENCED = re.compile(r"^\s*```[A-Za-z0-9_+-]*[ \t]*\n(?P<inside>.*?)\n?```\s*$", re.DOTALL)
 _ATTEMPTS = 2
+_SHOWN = 200  # characters of what the reply holds
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
@@ -56,16 +58,38 @@ def parse_json(reply: ModelReply, kind: type[Parsed]) -> Parsed:
     if not text:
         raise ReplyError("the reply is empty")
     try:
-        return kind.model_validate(json.loads(text))
+        return kind.model_validate(json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant))
     except json.JSONDecodeError:
         what = "is not JSON" if reply.finished else "was cut by max_tokens before its JSON was whole"
         raise ReplyError(f"the reply {what}: {_start(text)}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        where = one_line(".".join(str(part) for part in first["loc"]), _SHOWN) or "the whole"
         raise ReplyError(f"the reply does not fit the schema: {where}: {first['msg']}") from None
     except RecursionError:
         raise ReplyError("the reply is JSON nested too deep") from None
+    # as Python says of an integer of more digits than it reads
+    except ValueError as error:
+        raise ReplyError(f"the reply holds a value that is not read: {one_line(str(error), _SHOWN)}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object with clean texts; ReplyError where a name comes twice, as it is not known which one is meant."""
+    found = {clean(name): _cleaned(value) for name, value in pairs}
+    if len(found) < len(pairs):
+        raise ReplyError(f"the reply names a key twice: {one_line(', '.join(name for name, _ in pairs), _SHOWN)}")
+    return found
+
+
+def _cleaned(value: Any) -> Any:
+    """Escapes in JSON can write what no file or terminal takes; an object inside was cleaned before."""
+    if isinstance(value, str):
+        return clean(value)
+    return [_cleaned(one) for one in value] if isinstance(value, list) else value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ReplyError(f"the reply holds {name}, which is no JSON")
 
 
 def strip_fence(text: str) -> str:
@@ -94,4 +118,4 @@ def _numbered(request: ModelRequest, attempt: int) -> ModelRequest:
 
 
 def _start(text: str) -> str:
-    return repr(" ".join(text.split())[:60])
+    return repr(one_line(text[:200], 60))

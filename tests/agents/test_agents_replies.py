@@ -60,6 +60,10 @@ def test_a_json_object_is_found_with_and_without_a_fence(text: str) -> None:
         ("[7]", "does not fit the schema"),
         ("null", "does not fit the schema"),
         ("[" * 100_000, "JSON"),
+        ('{"mark":7,"mark":8}', "names a key twice: mark, mark"),
+        ('{"mark":NaN}', "holds NaN"),
+        ('{"mark":-Infinity}', "holds -Infinity"),
+        (f'{{"mark":1{"0" * 5000}}}', "a value that is not read"),
     ],
 )
 def test_a_reply_of_another_form_is_refused_in_one_line(text: str, said: str) -> None:
@@ -67,6 +71,15 @@ def test_a_reply_of_another_form_is_refused_in_one_line(text: str, said: str) ->
         parse_json(reply(text), Marks)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+def test_texts_of_an_object_hold_nothing_that_steers_a_terminal_or_that_no_file_takes() -> None:
+    class Notes(BaseModel):
+        notes: list[str]
+        note: str
+
+    text = r'{"notes":["a\u0000b"],"note":"\u001b[2J\ud800\u202e\n"}'
+    assert parse_json(reply(text), Notes) == Notes(notes=["a\ufffdb"], note="\ufffd[2J\ufffd\ufffd\n")
 
 
 def test_a_reply_cut_by_max_tokens_is_named_as_such() -> None:
