@@ -13,6 +13,7 @@ from arch_search.proposals.rendering import is_toolbox_program
 from arch_search.selection.families import FREE, family_of
 from arch_search.selection.pool import ParentChoice
 from arch_search.steering import Ban, Gift, Pin, Steering
+from arch_search.syntax import syntax_tree
 from cognition_db.records import Candidate, Rung, Verdict
 
 # rungs that rework programs of the search
@@ -61,7 +62,7 @@ def verdict_on(program: str, steering: Steering, reference: Candidate) -> Verdic
 
 def hand_draft(program: Gift) -> Draft:
     """A program by hand; what its author says of it is the first line of its docstring."""
-    said = (ast.get_docstring(ast.parse(program.text)) or "").strip().partition("\n")[0]
+    said = (ast.get_docstring(syntax_tree(program.text)) or "").strip().partition("\n")[0]
     return Draft(program=program.text, class_name=program.class_name, motivation=said or "a program by hand")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from arch_search.clean_text import one_line
 from arch_search.config import Admission
+from arch_search.syntax import syntax_tree
 from cognition_db.records import Verdict
 
 _LONGEST_REASON = 400  # characters: a reason may quote the program
@@ -68,7 +69,7 @@ def _parsed(program: str, max_bytes: int) -> ast.Module | Verdict:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return ast.parse(program)
+            return syntax_tree(program)
     except SyntaxError as error:
         line = (error.text or "").strip()[:120]
         return _refused("syntax", f"line {error.lineno}: {error.msg}" + (f": {line}" if line else ""))

@@ -20,6 +20,7 @@ from arch_search.proposals.rendering import (
     render,
     with_header,
 )
+from arch_search.syntax import syntax_tree
 from cognition_db.records import Candidate
 
 _TRIES = 60
@@ -254,4 +255,4 @@ def _with_result(form: str, result: ast.expr) -> ast.expr:
 
 
 def _expression(text: str) -> ast.expr:
-    return ast.parse(text, mode="eval").body
+    return syntax_tree(text).body[0].value  # type: ignore[attr-defined, no-any-return]

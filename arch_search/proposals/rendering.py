@@ -10,6 +10,7 @@ from importlib import resources
 
 from arch_search.proposals import splice
 from arch_search.proposals.registry import MIX, PRIMITIVES, Hook
+from arch_search.syntax import syntax_tree
 
 WIDTH = 120
 MIXER = "DeltaNet"
@@ -110,13 +111,13 @@ def _without_unused_hooks(program: str) -> str:
 def _pieces(mixer: str) -> str:
     """Source of every toolbox function the mixer needs, and of Learned with the kinds it uses."""
     functions, learned = toolbox_sources()
-    attributes = {node.attr for node in ast.walk(ast.parse(mixer)) if isinstance(node, ast.Attribute)}
-    needed = {node.id for node in ast.walk(ast.parse(mixer)) if isinstance(node, ast.Name)}
+    attributes = {node.attr for node in ast.walk(syntax_tree(mixer)) if isinstance(node, ast.Attribute)}
+    needed = {node.id for node in ast.walk(syntax_tree(mixer)) if isinstance(node, ast.Name)}
     while True:
         reached = {
             node.id
             for name in needed & functions.keys()
-            for node in ast.walk(ast.parse(functions[name]))
+            for node in ast.walk(syntax_tree(functions[name]))
             if isinstance(node, ast.Name)
         }
         if reached <= needed:
@@ -135,7 +136,7 @@ def toolbox_sources() -> tuple[dict[str, str], str]:
     folder = resources.files("arch_search.models").joinpath("toolbox")
     text = folder.joinpath("functions.py").read_text(encoding="utf-8")
     functions = {
-        node.name: splice.source_of(text, node) for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)
+        node.name: splice.source_of(text, node) for node in syntax_tree(text).body if isinstance(node, ast.FunctionDef)
     }
     text = folder.joinpath("learned.py").read_text(encoding="utf-8")
     return functions, splice.source_of(text, splice.class_node(text, LEARNED))
@@ -145,7 +146,7 @@ def toolbox_sources() -> tuple[dict[str, str], str]:
 def _imports() -> str:
     """Import lines of every rendered program: those of the toolbox."""
     text = resources.files("arch_search.models").joinpath("toolbox", "learned.py").read_text(encoding="utf-8")
-    nodes = [node for node in ast.parse(text).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    nodes = [node for node in syntax_tree(text).body if isinstance(node, (ast.Import, ast.ImportFrom))]
     lines = text.splitlines()
     return "\n".join(lines[nodes[0].lineno - 1 : nodes[-1].end_lineno])
 

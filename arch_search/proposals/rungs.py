@@ -28,6 +28,7 @@ from arch_search.proposals.rendering import (
     render,
     with_header,
 )
+from arch_search.syntax import syntax_tree
 from cognition_db.records import Candidate, Rung
 
 TOOLBOX_RUNGS: tuple[Rung, ...] = ("grammar_edit", "grammar_program", "toolbox_program", "crossover", "simplify")
@@ -149,7 +150,7 @@ def _facts(assignment: Assignment, method: str) -> dict[str, str | tuple[Section
         idea = _idea(assignment, with_formula=not tools)
         sections = (Section(name="constructor", text=init),)
         return {"method": method, "source": source, "init": sections, "tools": tools, **idea}
-    body = "\n".join(ast.unparse(one) for one in ast.parse(source).body[0].body)  # type: ignore[attr-defined]
+    body = "\n".join(ast.unparse(one) for one in syntax_tree(source).body[0].body)  # type: ignore[attr-defined]
     shown = f"{BY_HOOK[method].short_signature}\n{textwrap.indent(body, '    ')}"
     facts = {"toolbox": toolbox_text(), "method": method, "purpose": BY_HOOK[method].purpose, "source": shown}
     return {**facts, **_idea(assignment, with_formula=False)}

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from arch_search.errors import ProposalError
+from arch_search.syntax import syntax_tree
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _NAMES_OF_MODULES = frozenset({"__name__", "__file__", "__doc__"})
@@ -18,7 +19,7 @@ _NAMES_OF_MODULES = frozenset({"__name__", "__file__", "__doc__"})
 def parse(text: str, what: str = "the program") -> ast.Module:
     """The syntax tree; raises ProposalError with the line that does not parse."""
     try:
-        return ast.parse(text)
+        return syntax_tree(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         place = f" at line {error.lineno}" if isinstance(error, SyntaxError) else ""
         reason = error.msg if isinstance(error, SyntaxError) else str(error)

@@ -29,6 +29,7 @@ from arch_search.training import data
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import Arm, Candidate, candidate_id
 
+pytestmark = pytest.mark.slow
 LIMIT_S, RETRIES = 30, 1
 SHORT_LIMIT_S = 1  # for servers that are known to use all of it
 MARGIN_S = 15.0  # for a machine with other work to do

@@ -53,7 +53,7 @@ LAYERS = [
     {"proposals", "worker", "domains"},
     {"admission", "training", "evaluation"},
     {"jail", "models"},
-    {"protocols", "errors", "config", "paths", "settings", "clean_text", "contract"},
+    {"protocols", "errors", "config", "paths", "settings", "clean_text", "contract", "syntax"},
 ]
 MAY_IMPORT_TORCH = (
     "kernels",

@@ -64,7 +64,8 @@ def test_a_class_that_leaves_all_to_its_base_is_no_parent_of_splices(candidate):
 def test_a_class_without_a_constructor_can_be_spliced(candidate):
     parent = candidate(f"import torch\nfrom torch import nn\n\n\nclass DeltaNet(nn.Module):\n{FORWARD}")
     assignment = Assignment(rung="method_splice", parent=parent, method="forward")
-    assert rungs.writing_task(assignment).facts["init"] == ""
+    (constructor,) = rungs.writing_task(assignment).facts["init"]
+    assert constructor.text == ""
     reply = "```python\nself.scale = 2\ndef forward(self, hidden_states, **kwargs):\n    return hidden_states\n```"
     with pytest.raises(ProposalError, match="no __init__"):
         rungs.program_from_reply(assignment, reply)
