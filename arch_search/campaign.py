@@ -14,6 +14,7 @@ from typing import Any
 
 from arch_search.agents.messages import Prompts
 from arch_search.config import Config
+from arch_search.domains import domain_named
 from arch_search.errors import CampaignError, ConfigError
 from arch_search.paths import CampaignPaths, GenerationPaths
 from arch_search.settings import changed_keys, config_of_older, config_sha256, config_to_json
@@ -52,7 +53,12 @@ class Campaign:
     @property
     def prompts(self) -> Prompts:
         config = self.config
-        return Prompts(seed=config.campaign.seed, folder=self.paths.prompts, context_tokens=config.llm.context_tokens)
+        return Prompts(
+            seed=config.campaign.seed,
+            domain=domain_named(config.domain.name),
+            folder=self.paths.prompts,
+            context_tokens=config.llm.context_tokens,
+        )
 
     def generation(self, number: int) -> GenerationPaths:
         return self.paths.generation(number)

@@ -10,7 +10,7 @@ import numpy as np
 from arch_search.analysis.lessons import outcome_as_symptom
 from arch_search.clean_text import one_line
 from arch_search.config import Config
-from arch_search.domains import domain_named
+from arch_search.domains import Domain, domain_named
 from arch_search.generation import OpenSlots, SlotPlan, slot_plans
 from arch_search.proposals import rungs
 from arch_search.proposals.assignment import Assignment, Draft
@@ -170,9 +170,10 @@ def draw(
     rng = np.random.default_rng(seed)
     # the control knows nothing of what was measured
     seen = _observed_of(choice.parent, contents, reference, config.selection.metric) if plan.arm == "evolve" else ""
-    useful = set(domain_named(config.domain.name).insight_tags)
+    domain = domain_named(config.domain.name)
+    useful = set(domain.insight_tags)
     insights = [insight for insight in load_insights() if useful & set(insight.tags)]
-    assignment = _assignment(plan, choice, insights, seen, steering, rng)
+    assignment = _assignment(plan, choice, insights, seen, steering, domain, rng)
     return Drawn(plan, attempt, seed, choice.parent, assignment, steering=words)
 
 
@@ -182,6 +183,7 @@ def _assignment(
     insights: Sequence[Insight],
     observed: str,
     steering: Steering,
+    domain: Domain,
     rng: np.random.Generator,
 ) -> Assignment:
     """The place of the change and the idea: one by hand, where there is one for this slot, else an insight."""
@@ -198,6 +200,7 @@ def _assignment(
         insight=None if idea else insight,
         plan=idea.text if idea else "",
         references=choice.references,
+        class_name=domain.contract.class_name,
     )
 
 

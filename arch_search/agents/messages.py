@@ -11,6 +11,7 @@ from arch_search.agents.fence import fenced, nonce_of
 from arch_search.agents.packing import packed, tokens_of
 from arch_search.agents.prompt_files import PromptFile
 from arch_search.config import Sampling
+from arch_search.domains import Domain
 from arch_search.proposals.assignment import Section
 from arch_search.protocols import ModelRequest
 
@@ -20,13 +21,14 @@ Facts = Mapping[str, str | Sequence[Section]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompts:
-    """The prompts of one campaign, its own wordings before the shipped ones.
+    """The prompts of one campaign in the words of its domain, its own wordings before the shipped ones.
 
     The same arguments give the same text, at any time and on any machine: a campaign can be replayed.
     `context_tokens` is what the model takes in at once, prompt and reply together; None: nothing is known of it.
     """
 
     seed: int
+    domain: Domain
     folder: Path | None = None
     context_tokens: int | None = None
 
@@ -62,7 +64,9 @@ class Prompts:
         plain = {fact: value if isinstance(value, str) else "" for fact, value in facts.items()}
         turns, hints = self._turns(prompt, plain, examples, key), {}
         if sections:
-            taken = sampling.max_tokens + tokens_of(*(turn["content"] for turn in turns))
+            # a fence is there only around something, so that the turns above have none for the sections
+            fences = [fenced("-", nonce=nonce_of(self.seed, key), longest=1) for _ in sections]
+            taken = sampling.max_tokens + tokens_of(*(turn["content"] for turn in turns), *fences)
             room = float("inf") if self.context_tokens is None else self.context_tokens - taken
             fitted = packed(sections, room_tokens=room, longest=prompt.data)
             turns = self._turns(prompt, {**plain, **fitted.texts}, examples, key)
@@ -80,7 +84,7 @@ class Prompts:
     def _turns(
         self, prompt: PromptFile, facts: Words, examples: Sequence[tuple[Words, str]], key: str
     ) -> tuple[dict[str, str], ...]:
-        ours = {fact: facts[fact] for fact in prompt.facts if fact in facts}
+        ours = {**self.domain.prompt_words, **{fact: facts[fact] for fact in prompt.facts if fact in facts}}
         turns = [{"role": "system", "content": _system(prompt, ours)}]
         for asked, answered in examples:
             turns.append({"role": "user", "content": _rendered(prompt.question, {**ours, **asked})})
@@ -93,7 +97,7 @@ class Prompts:
             raise ValueError(f"prompts/{prompt.name}.md declares {sorted(declared)}, given are {sorted(facts)}")
         nonce = nonce_of(self.seed, key)
         data = {name: fenced(facts[name], nonce=nonce, longest=longest) for name, longest in prompt.data.items()}
-        return _rendered(prompt.question, {**facts, **data})
+        return _rendered(prompt.question, {**self.domain.prompt_words, **facts, **data})
 
 
 def _system(prompt: PromptFile, ours: Words) -> str:

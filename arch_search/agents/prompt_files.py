@@ -10,8 +10,9 @@
     ===
     the question
 
-`facts` are words of ours. `data` is what a program or a model wrote, with the most characters that are shown of it;
-it is fenced wherever it stands. A prompt without the line === is a later turn of a conversation.
+`facts` are words of ours; every prompt is given those of the domain as well (PROMPT_WORDS). `data` is what a program
+or a model wrote, with the most characters that are shown of it; it is fenced wherever it stands. A prompt without the
+line === is a later turn of a conversation.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template, TemplateError, meta
 
+from arch_search.domains import PROMPT_WORDS
 from arch_search.errors import ConfigError
 from cognition_db.records import sha256_text
 
@@ -142,8 +144,8 @@ def _parsed(name: str, text: str, *, label: str = "") -> PromptFile:
 
 
 def _require_known(prompt: PromptFile, where: str) -> None:
-    allowed = {*prompt.facts, *prompt.data}
-    for part, may_name in ((prompt.system, set(prompt.facts)), (prompt.question, allowed)):
+    allowed = {*prompt.facts, *prompt.data, *PROMPT_WORDS}
+    for part, may_name in ((prompt.system, allowed - {*prompt.data}), (prompt.question, allowed)):
         try:
             named = meta.find_undeclared_variables(_environment().parse(part))
         except TemplateError as error:

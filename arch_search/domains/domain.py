@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from arch_search.contract import Contract
@@ -23,6 +23,9 @@ class Words:
     effectiveness: str  # what the Judge's mark of this name asks, after "how likely it"
 
 
+PROMPT_WORDS = (*(field.name for field in fields(Words)), "class_name")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Domain:
     """What a search is about. `reference` is the name of the seed program, which all others are measured against."""
@@ -35,6 +38,11 @@ class Domain:
     baselines: Path  # folder of the programs that campaign.baselines names
     insight_tags: tuple[str, ...]  # an insight is of use here if it has one of them
     known_programs: Path | None = None  # file that the Judge is anchored and measured by; None: it is not
+
+    @property
+    def prompt_words(self) -> dict[str, str]:
+        """What stands in prompts for each of PROMPT_WORDS."""
+        return {**asdict(self.words), "class_name": self.contract.class_name}
 
     def baseline(self, name: str) -> str:
         """Program text of one baseline; ConfigError if there is none of that name."""

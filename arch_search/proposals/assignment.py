@@ -17,6 +17,7 @@ class Assignment:
     insight: Insight | None = None
     plan: str = ""  # what the Planner made of it, or an idea by hand; the writer follows it instead of the insight
     references: tuple[Candidate, ...] = ()
+    class_name: str = ""  # that a whole program is asked for; empty: the parent's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

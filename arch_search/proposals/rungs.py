@@ -108,7 +108,9 @@ def program_from_reply(assignment: Assignment, reply: str) -> Draft:
         written = replies.fenced_reply(reply)
         spliced = assignment.rung == "method_splice"
         program, words = _spliced(assignment, written.code) if spliced else written.code, written.words
-    class_name = parent.class_name if assignment.rung != "whole_module" else _public_class(program)
+    class_name = parent.class_name
+    if assignment.rung == "whole_module":
+        class_name = _public_class(program, assignment.class_name or parent.class_name)
     missing = splice.undefined_names(program)
     if missing:
         raise ProposalError(f"the program reads undefined names: {', '.join(missing[:5])}")
@@ -203,15 +205,15 @@ def _spliced(assignment: Assignment, code: str) -> str:
     return render(program, "") if is_toolbox_program(parent.program) else program
 
 
-def _public_class(program: str) -> str:
-    """`DeltaNet`, else the only public class; raises ProposalError where neither exists."""
+def _public_class(program: str, wanted: str) -> str:
+    """The `wanted` class, else the only public one; raises ProposalError where neither exists."""
     names = [node.name for node in splice.parse(program).body if isinstance(node, ast.ClassDef)]
     public = [name for name in names if not name.startswith("_")]
-    if MIXER in names:
-        return MIXER
+    if wanted in names:
+        return wanted
     if len(public) == 1:
         return public[0]
-    raise ProposalError(f"the program has no class {MIXER} and {len(public)} public classes; one is expected")
+    raise ProposalError(f"the program has no class {wanted} and {len(public)} public classes; one is expected")
 
 
 def _has_arguments(node: ast.FunctionDef, hook_name: str) -> bool:

@@ -10,6 +10,7 @@ from arch_search.agents import engineer, researcher
 from arch_search.agents.messages import Prompts
 from arch_search.agents.packing import lines_by_rank, packed, tokens_of
 from arch_search.config import Sampling
+from arch_search.domains.linear_attention import DOMAIN
 from arch_search.proposals.assignment import Assignment, Section
 from arch_search.protocols import ModelReply, ModelRequest
 from cognition_db.records import Candidate, Verdict, sha256_text
@@ -66,7 +67,7 @@ def test_the_limit_of_a_fact_holds_for_its_sections_together() -> None:
 def test_a_request_fits_the_model_together_with_its_reply_and_says_what_is_missing() -> None:
     lines = [Section(name=f"line {index}", text=f"line {index}: " + "word " * 40) for index in range(60)]
     for context in (500, 700, 2000):
-        prompts = Prompts(seed=1, context_tokens=context)
+        prompts = Prompts(seed=1, domain=DOMAIN, context_tokens=context)
         facts = {"idea": "an idea", "program": lines}
         request = prompts.request("review_code", facts, key="k", sampling=SAMPLING)
         assert tokens_of(*(turn["content"] for turn in request.messages)) + SAMPLING.max_tokens <= context
@@ -78,7 +79,10 @@ def test_a_request_fits_the_model_together_with_its_reply_and_says_what_is_missi
 def test_a_parent_that_is_too_long_is_described_by_its_change() -> None:
     long = replace(parent(), motivation="gate: `o` became `o * g`")
     assignment = Assignment(rung="whole_module", parent=long)
-    roomy, tight = Prompts(seed=1, context_tokens=9000), Prompts(seed=1, context_tokens=700)
+    roomy, tight = (
+        Prompts(seed=1, domain=DOMAIN, context_tokens=9000),
+        Prompts(seed=1, domain=DOMAIN, context_tokens=700),
+    )
     whole = researcher.request_for(assignment, prompts=roomy, key="k", sampling=SAMPLING)
     assert "def forward(" in whole.messages[-1]["content"]
     assert "shortened" not in whole.hints
@@ -91,7 +95,7 @@ def test_a_parent_that_is_too_long_is_described_by_its_change() -> None:
 
 def test_the_constructor_is_shown_whole_or_not_at_all() -> None:
     assignment = Assignment(rung="method_splice", parent=parent(), method="decay")
-    prompts = Prompts(seed=1, context_tokens=300)
+    prompts = Prompts(seed=1, domain=DOMAIN, context_tokens=300)
     request = researcher.request_for(assignment, prompts=prompts, key="k", sampling=SAMPLING)
     assert "The constructor is" not in request.messages[-1]["content"]
     assert "The present method is" in request.messages[-1]["content"]
@@ -123,7 +127,7 @@ class Answers:
 def test_a_repair_shows_less_of_the_parent_where_the_refused_reply_needs_the_room() -> None:
     long = replace(parent(), motivation="gate: `o` became `o * g`")
     assignment = Assignment(rung="whole_module", parent=long)
-    prompts = Prompts(seed=1, context_tokens=2300)
+    prompts = Prompts(seed=1, domain=DOMAIN, context_tokens=2300)
     client, leak = Answers(), Verdict(check="causality", outcome="failed", reason="leaks", refuses=True)
     for refused in ("pass", "x = 1\n" * 300):
         engineer.repair(

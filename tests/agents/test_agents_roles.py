@@ -14,6 +14,7 @@ from arch_search.agents.analyst import contradiction
 from arch_search.agents.messages import Prompts
 from arch_search.config import Sampling
 from arch_search.domains import domain_named
+from arch_search.domains.linear_attention import DOMAIN
 from arch_search.errors import ReplyError
 from arch_search.proposals import rungs, splice
 from arch_search.proposals.assignment import Assignment
@@ -21,7 +22,7 @@ from arch_search.protocols import ModelReply, ModelRequest
 from cognition_db.records import Candidate, Insight, Rung, Verdict, sha256_text
 
 SAMPLING = Sampling(temperature=0.5, top_p=1, max_tokens=300)
-PROMPTS = Prompts(seed=1)
+PROMPTS = Prompts(seed=1, domain=DOMAIN)
 
 
 class Scripted:

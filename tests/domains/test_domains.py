@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,13 +10,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from arch_search.agents import prompt_files
 from arch_search.domains import domain_named
 from arch_search.drawing import draw, with_rungs
-from arch_search.errors import ConfigError
+from arch_search.errors import ConfigError, ProposalError
 from arch_search.generation import SlotPlan, slot_plans
 from arch_search.opening import closed_rungs
+from arch_search.proposals.assignment import Assignment
 from arch_search.proposals.fingerprint import normal_form
 from arch_search.proposals.mutation import mutate
+from arch_search.proposals.rungs import program_from_reply
 from arch_search.proposing import require_domain
 from arch_search.selection.pool import ParentChoice
 from arch_search.settings import config_of_older, config_sha256, config_to_json, load_config
@@ -30,6 +34,10 @@ BEFORE = {
     "campaign=smoke": "89c0524b9c3611d09cc32a6c5af2fe632b28e70eac909d3b273be0b486d3c7c7",
     "selection=asi_arch": "e62d76a233f115521bdba61222d9256f9af91a69934e468ce93febac35c8159d",
 }
+# these ask for the pieces of the toolbox, which are those of token mixers
+OF_THE_TOOLBOX = ("researcher_grammar_edit", "researcher_grammar_program", "researcher_toolbox_program")
+WITHOUT_DOMAIN = ("data_rule",)
+OF_ATTENTION = re.compile(r"delta|attention|sequence mix|recall|\bmemory\b", re.IGNORECASE)
 
 
 @pytest.mark.parametrize("choice", sorted(BEFORE))
@@ -126,3 +134,26 @@ def test_without_a_toolbox_the_ladder_has_the_free_rungs_alone_and_must_have_one
     assert ladder == ["method_splice", "whole_module", "method_splice"]
     with pytest.raises(ConfigError, match=r"campaign\.slots\.ladder needs the toolbox"):
         require_domain(load_config([*climbing[:-1], "roles.highest_rung=toolbox_program"]))
+
+
+def test_a_whole_feed_forward_is_the_class_that_was_asked_for():
+    assignment = Assignment(rung="whole_module", parent=REFERENCE, class_name="FeedForward")
+    two = "".join(f"class {name}(nn.Module):\n    pass\n\n\n" for name in ("Gate", "NAME"))
+    module = f"```python\nfrom torch import nn\n\n\n{two}```"
+    assert program_from_reply(assignment, module.replace("NAME", "FeedForward")).class_name == "FeedForward"
+    with pytest.raises(ProposalError, match="no class FeedForward and 2 public classes"):
+        program_from_reply(assignment, module.replace("NAME", "DeltaNet"))
+
+
+@pytest.mark.parametrize("name", sorted({*prompt_files.names()} - {*OF_THE_TOOLBOX}))
+def test_prompts_say_what_the_domain_is_about_and_nothing_of_another(name):
+    prompt = prompt_files.shipped(name)
+    facts = dict.fromkeys((*prompt.facts, *prompt.data), "FACT")
+    said = {}
+    for domain in ("linear_attention", "feed_forward"):
+        words = domain_named(domain).prompt_words
+        said[domain] = "\n".join(
+            prompt_files.template(part).render({**facts, **words}) for part in (prompt.system, prompt.question)
+        )
+    assert not OF_ATTENTION.search(said["feed_forward"])
+    assert (said["feed_forward"] == said["linear_attention"]) == (name in WITHOUT_DOMAIN)
