@@ -25,6 +25,7 @@ from arch_search.launching import make_launcher
 from arch_search.proposing import Proposer
 from arch_search.protocols import ModelRequest
 from arch_search.settings import load_config
+from arch_search.steering import Steering
 from arch_search.training import data
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import Arm, Candidate, candidate_id
@@ -78,6 +79,7 @@ def fill(campaign: Campaign, server: BadServer, said: list[str], limit_s: int = 
     client = client_of(server, campaign, calls, limit_s)
     proposer = Proposer(
         campaign,
+        steering=Steering(),
         launcher=make_launcher(campaign),
         client=lambda: client,
         calls=calls,
