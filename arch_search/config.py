@@ -255,6 +255,7 @@ class Admission:
     limit_s: PositiveInt
     memory_gb: Positive
     duplicate_distance: Positive  # relative behaviour distance below which two programs are the same
+    near_duplicate: Positive  # share of changed text in common with an earlier program from which one is marked
 
 
 @checked(frozen=True, slots=True, kw_only=True, config=_STRICT)

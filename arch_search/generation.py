@@ -16,6 +16,7 @@ from arch_search.steering import Steering
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json
 from cognition_db.records import (
+    WRITTEN_ARMS,
     WRITTEN_RUNGS,
     Arm,
     Candidate,
@@ -140,6 +141,11 @@ def next_round(wanting: OpenSlots) -> OpenSlots:
 
 def admitted(tries: Iterable[SlotTry]) -> tuple[Candidate, ...]:
     return tuple(one.candidate for one in tries if one.candidate)
+
+
+def is_of_search(arm: Arm) -> bool:
+    """Whether the search itself made the program."""
+    return arm in (*WRITTEN_ARMS, "mutate")
 
 
 def is_reference(candidate: Candidate) -> bool:

@@ -1,51 +1,101 @@
-"""What a campaign remembers of its programs: what a new one must not repeat."""
+"""Programs of a campaign that a new one must not repeat: in text, in what it changes, in what it computes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from arch_search.admission import runner
 from arch_search.config import Admission
-from arch_search.generation import admitted
-from arch_search.proposals import fingerprint
-from cognition_db.records import WRITTEN_ARMS, Candidate, SlotTry, Verdict
+from arch_search.generation import admitted, is_of_search
+from arch_search.proposals import nearness
+from arch_search.proposals.fingerprint import normal_form_or_empty
+from cognition_db.records import Arm, Candidate, SlotTry, Verdict
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """Programs of the campaign so far."""
+    """What is compared with: candidate ids by normal form, programs and fingerprints by id.
 
-    normal_forms: dict[str, str]
-    fingerprints: dict[str, tuple[float, ...]]
+    `failures` says of the normal form of each failed program where it was tried and what became of it; `reference` is
+    the program text against which changes are taken.
+    """
 
-    @staticmethod
-    def of(candidates: Sequence[Candidate]) -> Known:
+    normal_forms: Mapping[str, str] = field(default_factory=dict)
+    programs: Mapping[str, str] = field(default_factory=dict)
+    fingerprints: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
+    reference: str = ""
+
+    def with_candidates(self, candidates: Sequence[Candidate]) -> Known:
+        """The same and these; placebos are copies by intent and left out."""
         originals = [candidate for candidate in candidates if candidate.arm != "placebo"]
-        return Known(
-            normal_forms={fingerprint.normal_form(one.program): one.id for one in originals},
-            fingerprints={one.id: one.fingerprint for one in originals if one.fingerprint},
+        forms = {normal_form_or_empty(one.program): one.id for one in originals}
+        forms.pop("", None)
+        fingerprints = {one.id: one.fingerprint for one in originals if one.fingerprint}
+        return replace(
+            self,
+            normal_forms={**forms, **self.normal_forms},
+            programs={**self.programs, **{one.id: one.program for one in originals}},
+            fingerprints={**self.fingerprints, **fingerprints},
         )
 
 
-def is_ours(arm: str) -> bool:
+def is_ours(arm: Arm) -> bool:
     """Whether the program was made for this campaign, so that a repetition is worth nothing."""
-    return arm in (*WRITTEN_ARMS, "mutate", "hand")
+    return arm == "hand" or is_of_search(arm)
 
 
-def distinct(tried: SlotTry, decided: Sequence[SlotTry], settings: Admission) -> SlotTry:
-    """Refuse what an earlier slot of the same round already is; baselines and placebos may repeat."""
+def repeated_failure(normal_form: str, known: Known) -> Verdict | None:
+    """The verdict that refuses a program which failed before; None where none did."""
+    if not normal_form or normal_form not in known.failures:
+        return None
+    reason = f"repeats {known.failures[normal_form]}"
+    return Verdict(check="duplicate_failure", outcome="failed", reason=reason, refuses=True)
+
+
+def distinct(tried: SlotTry, known: Known, decided: Sequence[SlotTry], settings: Admission) -> SlotTry:
+    """The try: refused where an earlier slot of its round is the same, else marked if its change is nearly known.
+
+    Baselines and placebos may repeat; a program by hand may be nearly another one, as its author likes.
+    """
     candidate = tried.candidate
     if candidate is None or not is_ours(candidate.arm):
         return tried
-    known = Known.of(admitted(decided))
-    same = known.normal_forms.get(fingerprint.normal_form_or_empty(candidate.program))
+    round_ = Known().with_candidates(admitted(decided))
+    same = round_.normal_forms.get(normal_form_or_empty(candidate.program))
     if same:
-        verdict = Verdict(check="duplicate", outcome="failed", reason=f"the same program as {same}", refuses=True)
+        verdict = Verdict(check="duplicate_text", outcome="failed", reason=f"the same program as {same}", refuses=True)
     else:
         verdict = runner.same_behaviour(
-            candidate.fingerprint, known.fingerprints, distance=settings.duplicate_distance, own_rung=True
+            candidate.fingerprint, round_.fingerprints, distance=settings.duplicate_distance, own_rung=True
         )
-    if not verdict.refuses:
+    if verdict.refuses:
+        return replace(tried, verdicts=(*tried.verdicts, verdict), candidate=None)
+    if not is_of_search(candidate.arm):
         return tried
-    return replace(tried, verdicts=(*tried.verdicts, verdict), candidate=None)
+    mark = near_duplicate(
+        candidate.program, known.with_candidates(admitted(decided)), threshold=settings.near_duplicate
+    )
+    marked = replace(candidate, verdicts=(*candidate.verdicts, mark))
+    return replace(tried, verdicts=(*tried.verdicts, mark), candidate=marked)
+
+
+def near_duplicate(program: str, known: Known, *, threshold: float) -> Verdict:
+    """Whether what the program changes is nearly what an earlier one changes; a mark that does not refuse.
+
+    Nearness of text does not tell nearness of behaviour: a decay of another speed is the same text but for a number.
+    """
+    own = nearness.changes(program, known.reference)
+    alike = {
+        key: nearness.similarity(own, nearness.changes(other, known.reference)) for key, other in known.programs.items()
+    }
+    twin = max(alike, key=alike.__getitem__, default="")
+    if not twin:
+        return Verdict(check="near_duplicate", outcome="passed", reason="no earlier program to compare with")
+    return Verdict(
+        check="near_duplicate",
+        outcome="failed" if alike[twin] >= threshold else "passed",
+        reason=f"the change nearest in text is that of {twin}, {alike[twin]:.0%} alike",
+        evidence={"candidate_id": twin, "similarity": alike[twin]},
+    )

@@ -18,10 +18,21 @@ from arch_search.config import Config
 from arch_search.domains import Domain, domain_named
 from arch_search.drawing import Drawn, Written, draw, parent_choices, refusal, with_rungs
 from arch_search.errors import ConfigError, ProposalError
-from arch_search.generation import SlotPlan, admitted, baseline_plans, next_round, open_slots, read_tries, slot_plans
-from arch_search.memory import Known, distinct, is_ours
-from arch_search.proposals import crossover, fingerprint, mutation, placebo, rungs, simplify
+from arch_search.generation import (
+    SlotPlan,
+    admitted,
+    baseline_plans,
+    is_of_search,
+    next_round,
+    open_slots,
+    read_tries,
+    slot_plans,
+)
+from arch_search.memory import Known, distinct, is_ours, repeated_failure
+from arch_search.past import Past, informed, outcomes
+from arch_search.proposals import crossover, mutation, placebo, rungs, simplify
 from arch_search.proposals.assignment import Draft
+from arch_search.proposals.fingerprint import normal_form_or_empty
 from arch_search.protocols import ModelClient
 from arch_search.repairing import Repairer
 from arch_search.reviewing import Reviewer
@@ -32,7 +43,6 @@ from arch_search.writing import Writer, try_key, with_calls
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
 from cognition_db.records import (
-    WRITTEN_ARMS,
     Candidate,
     Proposal,
     SlotTry,
@@ -86,9 +96,13 @@ class Proposer:
         choices = parent_choices(
             number, config=self._config, contents=contents, reference=reference, steering=self._steering
         )
+        measured = outcomes(contents, self._config.selection)
         writer = Writer(self._campaign, self._client, contents=contents, reference=reference)
         with ThreadPoolExecutor(max_workers=self._config.llm.callers) as pool:
             while wanting := next_round(open_slots(number, tries := read_tries(paths), self._config, self._steering)):
+                # what is on disk of this very round must not count: a killed driver comes back to it
+                earlier = [one for one in tries if one.proposal.attempt < wanting[0][1]]
+                past = Past(tries=(*contents.tries, *earlier), outcomes=measured)
                 drawn = [
                     draw(
                         number,
@@ -110,9 +124,10 @@ class Proposer:
                         steering=self._steering,
                     )
                 ]
+                drawn = [informed(number, one, past) for one in drawn]
                 self._prepare_client(drawn)
                 written = self._all(pool, lambda one: self._write(number, one, writer, reference), drawn)
-                checked = self._checked(number, written, contents, reference)
+                checked = self._checked(number, written, contents, past, reference)
                 for tried in self._reviewed(pool, checked, contents):
                     self._record(number, tried)
 
@@ -144,22 +159,30 @@ class Proposer:
     # ---- check
 
     def _checked(
-        self, number: int, written: Sequence[Written], contents: ArchiveContents, reference: Candidate | None
+        self,
+        number: int,
+        written: Sequence[Written],
+        contents: ArchiveContents,
+        past: Past,
+        reference: Candidate | None,
     ) -> Iterator[SlotTry]:
         """Admission of all written programs; duplicates are decided in slot order, whichever check ended first."""
-        decided: list[SlotTry] = []
+        attempt = written[0].drawn.attempt
+        tries = read_tries(self._campaign.generation(number))
+        decided = [one for one in tries if one.proposal.attempt == attempt]
         if number == 0 and reference is None:  # its parameter count is the target for all others
-            decided = list(self._admit(number, written[:1], Known({}, {}), None))
+            decided = list(self._admit(number, written[:1], Known(), None))
             written, reference = written[1:], decided[0].candidate
             yield decided[0]
         target = reference.parameter_count if reference else None
-        known = Known.of([*contents.candidates, *admitted(read_tries(self._campaign.generation(number)))])
+        known = Known(failures=past.failures(), reference=reference.program if reference else "")
+        known = known.with_candidates([*contents.candidates, *admitted(past.tries)])
         for one, tried in zip(written, self._admit(number, written, known, target), strict=True):
-            first = distinct(tried, decided, self._config.admission)
+            first = distinct(tried, known, decided, self._config.admission)
 
             def check(mended: Written) -> SlotTry:
                 again = next(self._admit(number, [mended], known, target))
-                return distinct(again, decided, self._config.admission)
+                return distinct(again, known, decided, self._config.admission)
 
             decided.append(self._repairer.repaired(number, one, first, check))
             yield decided[-1]
@@ -182,16 +205,20 @@ class Proposer:
             assert written.refusal is not None
             return (written.refusal,)
         program, arm = written.draft.program, written.drawn.plan.arm
+        form = normal_form_or_empty(program)
+        again = repeated_failure(form, known) if is_of_search(arm) else None
+        if again is not None:
+            return (again,)
         verdicts = static.check_program(
             program,
             class_name=written.draft.class_name,
             default_class=self._domain.contract.class_name,
-            normal_form=fingerprint.normal_form_or_empty(program),
+            normal_form=form,
             settings=self._config.admission,
             known=known.normal_forms,
             own_rung=is_ours(arm),
         )
-        if self._reference is None or arm not in (*WRITTEN_ARMS, "mutate"):
+        if self._reference is None or not is_of_search(arm):
             return verdicts
         banned = verdict_on(program, self._steering, self._reference)
         return (*verdicts, banned) if banned else verdicts

@@ -32,6 +32,7 @@ _EITHER = (
 )
 # settings that older campaigns do not have, with the value at which everything is as it was without them
 _NEUTRAL = {
+    "admission.near_duplicate": 2.0,
     "campaign.slots.best_of_n": 0,
     "campaign.slots.ladder": 0,
     "campaign.ladder_probe": 2,

@@ -71,6 +71,6 @@ def _on_text(campaign: Campaign, program: str, class_name: str) -> tuple[Verdict
         default_class=domain_named(campaign.config.domain.name).contract.class_name,
         normal_form=normal_form_or_empty(program),
         settings=campaign.config.admission,
-        known={**Known.of(everything_so_far(campaign).candidates).normal_forms, **waiting},
+        known={**Known().with_candidates(everything_so_far(campaign).candidates).normal_forms, **waiting},
         own_rung=True,
     )

@@ -18,6 +18,7 @@ class Assignment:
     plan: str = ""  # what the Planner made of it, or an idea by hand; the writer follows it instead of the insight
     references: tuple[Candidate, ...] = ()
     class_name: str = ""  # that a whole program is asked for; empty: the parent's
+    tried: tuple[str, ...] = ()  # what was already tried at this place and what came of it, a line each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

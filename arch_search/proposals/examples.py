@@ -8,8 +8,8 @@ Example = tuple[dict[str, str], str]
 
 
 def _asked(method: str, *, source: str, idea: str, **facts: str) -> dict[str, str]:
-    """What the question of a prompt is filled with; an example follows an insight, never a plan."""
-    return {"method": method, "source": source, "insight": idea, "plan": "", **facts}
+    """What the question of a prompt is filled with; an example follows an insight, never a plan, and knows no past."""
+    return {"method": method, "source": source, "insight": idea, "plan": "", "tried": "", **facts}
 
 
 _MIX_PATHS = (

@@ -13,7 +13,7 @@ from arch_search.proposals.rendering import LEARNED, toolbox_sources
 from arch_search.proposals.splice import drop_words, parse
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=16_384)
 def normal_form(program: str) -> str:
     """Text that is equal for two programs that differ only in wording; raises ProposalError where there is none.
 

@@ -91,7 +91,7 @@ def writing_task(assignment: Assignment) -> WritingTask:
     return WritingTask(
         rung=rung,
         template=f"researcher_{rung}",
-        facts=_facts(assignment, method),
+        facts={**_facts(assignment, method), "tried": _tried(assignment)},
         examples=examples.examples_for(rung, method, on_toolbox=is_toolbox_program(assignment.parent.program)),
         grammar=_grammar(assignment),
         max_tokens=_TOKENS[rung],
@@ -166,6 +166,13 @@ def _idea(assignment: Assignment, *, with_formula: bool) -> dict[str, str]:
     if insight is None:
         return {"insight": "Try something simple that the present form does not do.", "plan": ""}
     return {"insight": f"{insight.claim} {insight.how}" if with_formula else insight.claim, "plan": ""}
+
+
+def _tried(assignment: Assignment) -> tuple[Section, ...]:
+    """A section a line, the last of them given up first where the prompt grows too long."""
+    return tuple(
+        Section(name=f"tried {place}", text=line, priority=1 + place) for place, line in enumerate(assignment.tried)
+    )
 
 
 def _toolbox_child(assignment: Assignment, reply: str) -> tuple[str, str]:

@@ -21,6 +21,7 @@ LAYERS = [
         "writing",
         "reviewing",
         "memory",
+        "past",
         "repairing",
         "repeating",
         "admitting",
