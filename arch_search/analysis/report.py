@@ -18,6 +18,7 @@ from arch_search.analysis.noise import Noise
 from arch_search.analysis.opinions import opinion_sentences
 from arch_search.analysis.parents import against_parents
 from arch_search.analysis.provenance import provenance
+from arch_search.analysis.reach import reaches, simpler
 from arch_search.analysis.statistics import Standing, judged_values, noise_of, standings, without_repeats
 from arch_search.analysis.summary import METRIC_WORDS, ReportFacts, comparisons, noise_bands, summary, typical_seeds
 from arch_search.clean_text import clean
@@ -82,6 +83,7 @@ def render(contents: ArchiveContents, *, facts: ReportFacts) -> str:
     # arms are compared as they stood before repeats: only chosen programs have those
     before = without_repeats(contents)
     first = standings(before, reference_id=facts.reference_id, metric=facts.metric, confidence=facts.confidence)
+    parents = against_parents(before, reference_id=facts.reference_id, metric=facts.metric, confidence=facts.confidence)
     half_width = noise.half_width(max(1, typical_seeds(rows)), facts.confidence)
     names = {candidate.id: candidate.name for candidate in contents.candidates}
     return (
@@ -104,7 +106,9 @@ def render(contents: ArchiveContents, *, facts: ReportFacts) -> str:
                 figures.mean_curves(contents.evaluations), rows, reference_id=facts.reference_id
             ),
             tree=family_tree(contents.candidates, rows, reference_id=facts.reference_id, noise_half_width=half_width),
-            groups=_groups(before, first, facts),
+            groups=_groups(before, first, parents, facts),
+            reaches=reaches(contents, reference_id=facts.reference_id, parents=parents, confidence=facts.confidence),
+            simpler=simpler(contents, parents=parents, confidence=facts.confidence),
             origins=provenance(contents, rows, confidence=facts.confidence),
             opinions=opinion_sentences(facts.opinions) if facts.opinions else (),
             refusals=failures.refusals(contents.tries),
@@ -230,13 +234,10 @@ def _forest(rows: Sequence[Standing], facts: ReportFacts, noise: Noise) -> Marku
 
 
 def _groups(
-    contents: ArchiveContents, rows: Sequence[Standing], facts: ReportFacts
+    contents: ArchiveContents, rows: Sequence[Standing], parents: arms.OverParents, facts: ReportFacts
 ) -> tuple[tuple[str, tuple[arms.Group, ...], Markup], ...]:
     """Title, groups and interval figure of the arms and of the rungs, from what there was before repeats."""
     noise = noise_of(contents, reference_id=facts.reference_id, metric=facts.metric)
-    parents = against_parents(
-        contents, reference_id=facts.reference_id, metric=facts.metric, confidence=facts.confidence
-    )
     tables = (
         ("Arms", arms.by_arm(contents, rows, parents=parents, noise=noise, confidence=facts.confidence)),
         ("Rungs", arms.by_rung(contents, rows, parents=parents, noise=noise, confidence=facts.confidence)),
