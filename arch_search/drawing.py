@@ -11,7 +11,7 @@ from arch_search.analysis.lessons import outcome_as_symptom
 from arch_search.clean_text import one_line
 from arch_search.config import Config
 from arch_search.domains import Domain, domain_named
-from arch_search.generation import OpenSlots, SlotPlan, slot_plans
+from arch_search.generation import OpenSlots, SlotPlan, rungs_up_to, slot_plans
 from arch_search.proposals import rungs
 from arch_search.proposals.assignment import Assignment, Draft
 from arch_search.protocols import ModelReply
@@ -109,7 +109,7 @@ def with_rungs(
     rates = ladder.tallies(
         contents,
         [one for one in tries if one.proposal.attempt < wanting[0][1]],
-        rungs=[one for one in ladder.rungs_up_to(config.roles.highest_rung) if one not in steering.closed_rungs],
+        rungs=[one for one in rungs_up_to(config.roles.highest_rung) if one not in steering.closed_rungs],
         selection=config.selection,
         reference_id=reference.id,
     )
@@ -152,14 +152,10 @@ def draw(
         words = steering.words(plan.arm, slot=plan.slot, pin=None)
         return Drawn(plan, attempt, seed, None if plan.arm == "hand" else reference, None, steering=words)
     assert reference is not None, "generation 0 is filled before any other"
-    banned = steering.banned_families
     first = attempt * len(slot_plans(config)) + plan.slot
     choice, pin = ParentChoice(parent=reference, references=()), None
     if plan.arm != "best_of_n":
-        # its own, or the next one that its rung can change
-        in_turn = (*choices[first:], *choices[:first])
-        ways = (one for one in in_turn if has_place(plan.drawn_rung, one.parent, reference, banned))
-        own = next(ways, choice)
+        own = _own((*choices[first:], *choices[:first]), plan, steering, reference) or choice
         candidates = (*contents.candidates, reference)
         choice, pin = pinned(own, plan, attempt, steering, candidates=candidates, reference=reference)
     words = steering.words(plan.arm, slot=plan.slot, pin=pin)
@@ -173,14 +169,23 @@ def draw(
     domain = domain_named(config.domain.name)
     useful = set(domain.insight_tags)
     insights = [insight for insight in load_insights() if useful & set(insight.tags)]
-    assignment = _assignment(plan, choice, insights, seen, steering, domain, rng)
+    assignment = _assignment(plan, choice, insights, observed=seen, steering=steering, domain=domain, rng=rng)
     return Drawn(plan, attempt, seed, choice.parent, assignment, steering=words)
+
+
+def _own(
+    in_turn: Sequence[ParentChoice], plan: SlotPlan, steering: Steering, reference: Candidate
+) -> ParentChoice | None:
+    """The first of these parents that the slot's rung can change."""
+    banned = steering.banned_families
+    return next((one for one in in_turn if has_place(plan.drawn_rung, one.parent, reference, banned)), None)
 
 
 def _assignment(
     plan: SlotPlan,
     choice: ParentChoice,
     insights: Sequence[Insight],
+    *,
     observed: str,
     steering: Steering,
     domain: Domain,

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from arch_search.config import Config
 from arch_search.paths import GenerationPaths
-from arch_search.selection.ladder import rungs_up_to
 from arch_search.steering import Steering
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json
@@ -58,6 +57,12 @@ class SlotPlan:
     def is_open(self, config: Config, closed: Container[str]) -> bool:
         """Whether one of them is left where some are `closed`."""
         return any(rung not in closed for rung in self.rungs(config))
+
+
+def rungs_up_to(highest: str) -> tuple[Rung, ...]:
+    """The rungs of the ladder, the lowest first."""
+    names: Sequence[str] = WRITTEN_RUNGS
+    return WRITTEN_RUNGS[: names.index(highest) + 1]
 
 
 def slot_plans(config: Config) -> tuple[SlotPlan, ...]:

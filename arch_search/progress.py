@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arch_search.campaign import Campaign
+from arch_search.generation import read_steering
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json
 
@@ -69,8 +70,9 @@ def tasks_planned(campaign: Campaign) -> int:
     slots: int = sum(asdict(config.slots).values())
     repeated = min(selection.parents_from_top, config.slots.entrants) * selection.repeat_seeds
     per_generation = slots * config.seeds_per_candidate + repeated
+    by_hand = sum(len(read_steering(campaign.generation(one)).programs) for one in range(1, config.generations + 1))
     first = config.reference_seeds + len(config.baselines) + selection.repeat_seeds
-    return first + config.generations * per_generation
+    return first + config.generations * per_generation + by_hand * config.seeds_per_candidate
 
 
 def best_in_words(best: dict[str, Any] | None, metric: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from arch_search.analysis.by_hand import writing_of
 from arch_search.analysis.statistics import Standing, standings
 from arch_search.analysis.text import duration, interval, number, short, signed, sparkline
 from arch_search.clean_text import clean, one_line
@@ -42,6 +43,7 @@ def show_text(
         _section("Checks", [_check(verdict.check, verdict.outcome, verdict.reason) for verdict in candidate.verdicts]),
         _section("Runs", [_run(run, metric) for run in contents.evaluations if run.task.candidate_id == candidate.id]),
         _section("Lesson", _lessons(contents, candidate)),
+        _section("Writing", writing_of(contents, candidate)),
         _section("Motivation", [one_line(candidate.motivation)] if candidate.motivation.strip() else []),
         f"Program (class {one_line(candidate.class_name)})\n\n{clean(candidate.program).rstrip()}\n",
     ]

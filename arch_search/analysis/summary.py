@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arch_search.analysis.arms import against_controls
+from arch_search.analysis.by_hand import steered_by_hand
 from arch_search.analysis.costs import Budget
 from arch_search.analysis.noise import Noise
 from arch_search.analysis.opinions import Opinions
@@ -72,6 +73,7 @@ def summary(
         _controls(first, facts),
         _placebos(rows, facts),
         _loss(facts),
+        steered_by_hand(contents),
     ]
     return tuple(sentence for sentence in sentences if sentence)
 

@@ -43,7 +43,8 @@ def _of_idea(campaign: Campaign, text: str) -> dict[str, Any]:
     if not 1 <= len(idea) <= _MAX_IDEA_CHARACTERS:
         raise ConfigError(f"the idea has {len(idea)} characters; give 1 to {_MAX_IDEA_CHARACTERS}")
     banned = {ban.subject for ban in standing(read_requests(campaign).valid).bans if ban.of == "rung"}
-    if not any(plan.arm == "evolve" and plan.rung not in banned for plan in slot_plans(campaign.config)):
+    written = [plan for plan in slot_plans(campaign.config) if plan.arm == "evolve" and plan.asks_model]
+    if not any(plan.is_open(campaign.config, banned) for plan in written):
         raise CampaignError(f"{campaign.paths.root}: no slot asks a model to follow an idea; propose a program instead")
     return {"kind": "idea", "text": idea}
 

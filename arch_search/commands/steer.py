@@ -109,7 +109,8 @@ def _of_ban(campaign: Campaign, options: argparse.Namespace) -> dict[str, Any]:
         raise CampaignError("the reference cannot be banned: without it no parent would be left")
     would = known.with_request(request)
     closed = closed_rungs(campaign.config, would, known.reference)
-    if all(plan.rung in closed for plan in slot_plans(campaign.config) if plan.arm in PARENT_ARMS):
+    searching = [plan for plan in slot_plans(campaign.config) if plan.arm in PARENT_ARMS]
+    if not any(plan.is_open(campaign.config, closed) for plan in searching):
         raise CampaignError(f"a ban of {subject} would leave nothing to change: no slot could make a program")
     lost = excluded(would, known.contents.candidates, known.reference)
     for pin in would.pins:

@@ -15,7 +15,7 @@ from numpy.random import Generator
 from arch_search.analysis.parents import against_parents
 from arch_search.config import Campaign, Selection
 from cognition_db.experience.archive import ArchiveContents
-from cognition_db.records import WRITTEN_RUNGS, Rung, SlotTry
+from cognition_db.records import Rung, SlotTry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +28,6 @@ class Tally:
     gained: int = 0  # better than its parent, the interval of the difference above zero
     writing_s: float = 0.0  # of the model
     training_s: float = 0.0  # wall time of all trainings
-
-
-def rungs_up_to(highest: str) -> tuple[Rung, ...]:
-    """The rungs of the ladder, the lowest first."""
-    names: Sequence[str] = WRITTEN_RUNGS
-    return WRITTEN_RUNGS[: names.index(highest) + 1]
 
 
 def tallies(

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from arch_search.selection.ladder import Tally, draw_rung, rungs_up_to, tallies
+from arch_search.generation import rungs_up_to
+from arch_search.selection.ladder import Tally, draw_rung, tallies
 from arch_search.settings import load_config
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import Arm, Candidate, Proposal, Rung, SlotTry, Writing
