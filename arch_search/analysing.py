@@ -1,4 +1,4 @@
-"""What is said of the programs of a generation once they are measured: computed lessons, and a model's words beside."""
+"""What is said of a generation once it is measured: computed lessons and summaries, and a model's words beside."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from arch_search.errors import ReplyError
 from arch_search.generation import read_record
 from arch_search.judging import measure_judge, scale_of
 from arch_search.protocols import ModelClient
+from arch_search.summarising import renew_summaries
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
 from cognition_db.records import Analysis, Candidate, Lesson, canonical_json, to_json
 
 
-def draw_lessons(
+def analyse(
     campaign: Campaign, number: int, contents: ArchiveContents, *, client: ModelClient | None, reference_id: str
 ) -> tuple[Lesson, ...]:
-    """A lesson on each candidate of generation `number`; without a client they are computed ones."""
+    """A lesson on each candidate of generation `number`; its summaries are renewed. No client: no words."""
     selection, roles = campaign.config.selection, campaign.config.roles
     measured = Measured.of(
         contents, reference_id=reference_id, metric=selection.metric, confidence=selection.confidence
@@ -34,6 +35,7 @@ def draw_lessons(
         lessons = tuple(pool.map(lambda one: _lesson(campaign, one, measured, client), mine))
         if judged:
             judged()
+    renew_summaries(campaign, number, measured, lessons, client=client)
     return lessons
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from arch_search.analysing import draw_lessons
+from arch_search.analysing import analyse
 from arch_search.budget import Expenses
 from arch_search.campaign import Campaign
 from arch_search.generation import admitted, read_tries, recorded_packs, rounds_of, shards_of
@@ -60,7 +60,7 @@ def close_generation(
     """Draw the lessons and make the generation part of the archive; a second call changes nothing."""
     contents = contents_with(campaign, number, evaluations)
     model = client() if client and number else None
-    drawn = draw_lessons(campaign, number, contents, client=model, reference_id=reference_id) if number else ()
+    drawn = analyse(campaign, number, contents, client=model, reference_id=reference_id) if number else ()
     contents = replace(contents, lessons=(*contents.lessons, *drawn))
     campaign.journal.require_writer()
     archive.write_archive(campaign.paths.archive, contents)

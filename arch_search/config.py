@@ -217,12 +217,14 @@ class Roles:
     engineer: Sampling
     analyst: Sampling
     judge: Sampling
+    summariser: Sampling
     reviewer: Sampling  # Novelty reviewer and Code reviewer
     planner_enabled: bool  # a call before the Researcher's makes a plan of what was measured and of the insight
     reviewers_enabled: bool  # marks on admitted programs; they decide nothing
     highest_rung: Literal["grammar_edit", "grammar_program", "toolbox_program", "method_splice", "whole_module"]
     judge_enabled: bool
     analyst_enabled: bool
+    summariser_enabled: bool  # false: summaries are computed alone
 
 
 @checked(frozen=True, slots=True, kw_only=True, config=_STRICT)

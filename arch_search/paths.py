@@ -30,6 +30,7 @@ class CampaignPaths:
     gen-0001/manifest-001.json  what the array elements of one submission round run; immutable
     gen-0001/submission-001.json  intent, then job ids and what each element holds
     gen-0001/repeats.json       who is trained again, and with which hidden seeds; written once all others were
+    gen-0001/summaries.json  what was learned so far, of the campaign and of the lineages that grew
     gen-0001/canaries.json   marks of the Judge for two known programs
     gen-0001/spent.json      hours its units used; written when the generation is closed
     gen-0001/units/<unit>/      working files of one unit: lock, progress, checkpoints
@@ -187,6 +188,10 @@ class GenerationPaths:
     @property
     def repeats(self) -> Path:
         return self.root / "repeats.json"
+
+    @property
+    def summaries(self) -> Path:
+        return self.root / "summaries.json"
 
     @property
     def canaries(self) -> Path:

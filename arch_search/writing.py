@@ -8,8 +8,9 @@ from dataclasses import replace
 from arch_search.agents import planner, researcher
 from arch_search.agents.call_log import Call
 from arch_search.agents.packing import lines_by_rank
+from arch_search.analysis.digest import Summary
 from arch_search.analysis.lessons import WORDS, numbers_for_analyst
-from arch_search.analysis.relatives import Measured
+from arch_search.analysis.relatives import Measured, lineage_of
 from arch_search.campaign import Campaign
 from arch_search.drawing import Drawn, Written, refusal
 from arch_search.errors import ProposalError, ReplyError
@@ -18,6 +19,7 @@ from arch_search.proposals.assignment import Assignment, Section
 from arch_search.proposals.difference import changed_definitions
 from arch_search.proposals.registry import BY_HOOK
 from arch_search.protocols import ModelClient
+from arch_search.summarising import summary_before
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import Candidate, SlotTry, Writing
 
@@ -39,6 +41,7 @@ class Writer:
         self._roles = campaign.config.roles
         self._client = client
         self._contents = contents
+        self._candidates = {one.id: one for one in contents.candidates}
         selection = campaign.config.selection
         self._measured = (
             Measured.of(contents, reference_id=reference.id, metric=selection.metric, confidence=selection.confidence)
@@ -50,9 +53,12 @@ class Writer:
         """The try with its program, or with the reason why there is none."""
         key = try_key(number, drawn.plan.slot, drawn.attempt)
         writing = unplanned(assignment)
-        # the control has no history that a plan could be made from
-        if self._measured is not None and drawn.plan.arm == "evolve" and not assignment.plan:
-            assignment, writing = self._planned(assignment, writing, self._measured, f"{key}/planner")
+        if drawn.plan.arm == "evolve":  # the control has no history
+            summary = self._summary(number, assignment.parent)
+            assignment = replace(assignment, learned=summary.brief if summary else "")
+            if self._measured is not None and not assignment.plan:
+                learned = summary.text if summary else ""
+                assignment, writing = self._planned(assignment, writing, self._measured, learned, f"{key}/planner")
             drawn = replace(drawn, assignment=assignment)
         try:
             reply = researcher.write(
@@ -69,14 +75,20 @@ class Writer:
         except ProposalError as error:
             return Written(drawn, None, reply, refusal("program", error), writing=writing)
 
+    def _summary(self, number: int, parent: Candidate) -> Summary | None:
+        """Of the parent's lineage; of the whole campaign where the parent is the reference, or none was made of it."""
+        lineage = "" if parent.arm == "baseline" else lineage_of(parent, self._candidates)
+        own = summary_before(self._campaign, number, lineage) if lineage else None
+        return own or summary_before(self._campaign, number, "")
+
     def _planned(
-        self, assignment: Assignment, writing: Writing, measured: Measured, key: str
+        self, assignment: Assignment, writing: Writing, measured: Measured, learned: str, key: str
     ) -> tuple[Assignment, Writing]:
         """The assignment with a plan; as it was where the Planner's reply is of no use."""
         try:
             plan = planner.make_plan(
                 self._client(),
-                planner_view(assignment, measured, self._contents),
+                planner_view(assignment, measured, self._contents, learned),
                 prompts=self._campaign.prompts,
                 key=key,
                 sampling=self._roles.planner,
@@ -117,7 +129,7 @@ def with_calls(tried: SlotTry, calls: Iterable[Call]) -> SlotTry:
     return replace(tried, proposal=replace(proposal, writing=writing))
 
 
-def planner_view(assignment: Assignment, measured: Measured, contents: ArchiveContents) -> planner.View:
+def planner_view(assignment: Assignment, measured: Measured, contents: ArchiveContents, learned: str) -> planner.View:
     """What the Planner is shown of the parent, its measurements and its children; a function of the archive."""
     parent = assignment.parent
     reference = measured.candidates[measured.reference_id]
@@ -132,6 +144,7 @@ def planner_view(assignment: Assignment, measured: Measured, contents: ArchiveCo
         program=(Section(name="parent", text=changed, instead=parent.motivation),),
         numbers=lines_by_rank(f"[{parent.id}]\n{numbers_for_analyst(measured, parent)}", "numbers"),
         lesson=next((one.text for one in contents.lessons if one.candidate_id == parent.id), ""),
+        learned=learned,
         tried=tuple(
             Section(
                 name=f"child {one.id}",

@@ -108,13 +108,22 @@ def contradiction(text: str, *, outcome: Outcome, given: str, fewest_words: int 
 
     A direction other than the computed one, a number that was not given, and too few words are reasons.
     """
-    if len(re.findall(r"[A-Za-z]{2,}", text)) < fewest_words:
+    if says_nothing(text, fewest_words=fewest_words):
         return "says nothing"
     claimed = {name for name, pattern in (("better", _BETTER), ("worse", _WORSE)) if _claims(text, pattern)}
     if claimed - {outcome}:
         return f"says {' and '.join(sorted(claimed))}, computed is {outcome}"
-    invented = set(_NUMBER.findall(text)) - set(_NUMBER.findall(given))
-    return f"states numbers that were not given: {', '.join(sorted(invented))}" if invented else ""
+    invented = unfounded_numbers(text, given)
+    return f"states numbers that were not given: {', '.join(invented)}" if invented else ""
+
+
+def says_nothing(text: str, *, fewest_words: int = _FEWEST_WORDS) -> bool:
+    return len(re.findall(r"[A-Za-z]{2,}", text)) < fewest_words
+
+
+def unfounded_numbers(text: str, given: str) -> list[str]:
+    """Numbers of the text that stand nowhere in what was given."""
+    return sorted(set(_NUMBER.findall(text)) - set(_NUMBER.findall(given)))
 
 
 def _claims(text: str, pattern: re.Pattern[str]) -> bool:

@@ -37,6 +37,7 @@ class View:
     program: Sequence[Section]  # what the parent changed against the reference
     numbers: Sequence[Section]
     lesson: str
+    learned: str  # in the parent's lineage so far, or in the whole search where the parent is the reference
     tried: Sequence[Section]  # programs made from the parent, and what they gave
     ids: Collection[str]
 
@@ -65,6 +66,7 @@ def make_plan(client: ModelClient, view: View, *, prompts: Prompts, key: str, sa
         "program": view.program,
         "numbers": view.numbers,
         "lesson": view.lesson,
+        "learned": view.learned,
         "tried": view.tried,
     }
     request = prompts.request("planner", facts, key=key, sampling=sampling)

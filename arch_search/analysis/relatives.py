@@ -80,9 +80,7 @@ class Measured:
         return self._strongest(found, _COUSINS)
 
     def lineage(self, candidate: Candidate) -> str:
-        """Id of the first ancestor that was made from a baseline, or from nothing; of two parents the first counts."""
-        parent = self.candidates.get(candidate.parents[0]) if candidate.parents else None
-        return candidate.id if parent is None or parent.arm == "baseline" else self.lineage(parent)
+        return lineage_of(candidate, self.candidates)
 
     def _known(self, ids: Iterable[str]) -> list[Candidate]:
         return [self.candidates[key] for key in ids if key in self.candidates and key != self.reference_id]
@@ -94,3 +92,13 @@ class Measured:
     def _strongest(self, found: Iterable[Candidate], most: int) -> list[Candidate]:
         measured = [one for one in found if math.isfinite(self.standings[one.id].improvement)]
         return sorted(measured, key=lambda one: (-self.standings[one.id].improvement, one.id))[:most]
+
+
+def lineage_of(candidate: Candidate, candidates: Mapping[str, Candidate]) -> str:
+    """Id of the first ancestor that was made from a baseline, or from nothing; of two parents the first counts."""
+    while candidate.parents:
+        parent = candidates.get(candidate.parents[0])
+        if parent is None or parent.arm == "baseline":
+            break
+        candidate = parent
+    return candidate.id

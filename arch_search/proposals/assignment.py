@@ -16,6 +16,7 @@ class Assignment:
     method: str = ""  # hook or method to rewrite; empty for the rungs that write a whole program
     insight: Insight | None = None
     plan: str = ""  # what the Planner made of it, or an idea by hand; the writer follows it instead of the insight
+    learned: str = ""  # what was learned so far in the parent's lineage, in two sentences; for the free rungs
     references: tuple[Candidate, ...] = ()
     class_name: str = ""  # that a whole program is asked for; empty: the parent's
     tried: tuple[str, ...] = ()  # what was already tried at this place and what came of it, a line each

@@ -9,7 +9,7 @@ Example = tuple[dict[str, str], str]
 
 def _asked(method: str, *, source: str, idea: str, **facts: str) -> dict[str, str]:
     """What the question of a prompt is filled with; an example follows an insight, never a plan, and knows no past."""
-    return {"method": method, "source": source, "insight": idea, "plan": "", "tried": "", **facts}
+    return {"method": method, "source": source, "insight": idea, "plan": "", "tried": "", "learned": "", **facts}
 
 
 _MIX_PATHS = (

@@ -143,7 +143,7 @@ def _facts(assignment: Assignment, method: str) -> dict[str, str | tuple[Section
     if rung == "whole_module":
         # a program that is too long is described by its own change, so that the model still knows what it starts from
         whole = Section(name="parent", text=splice.without_words(parent.program), instead=parent.motivation)
-        return {"program": (whole,), **_idea(assignment, with_formula=True)}
+        return {"program": (whole,), "learned": assignment.learned, **_idea(assignment, with_formula=True)}
     source = splice.method_source(parent.program, parent.class_name, method)
     if rung == "method_splice":
         has_init = "__init__" in splice.methods(parent.program, parent.class_name)
@@ -151,10 +151,13 @@ def _facts(assignment: Assignment, method: str) -> dict[str, str | tuple[Section
         tools = _LAYOUT + toolbox_text() + "\n" if is_toolbox_program(parent.program) else ""
         idea = _idea(assignment, with_formula=not tools)
         sections = (Section(name="constructor", text=init),)
-        return {"method": method, "source": source, "init": sections, "tools": tools, **idea}
+        learned = assignment.learned
+        return {"method": method, "source": source, "init": sections, "tools": tools, "learned": learned, **idea}
     body = "\n".join(ast.unparse(one) for one in syntax_tree(source).body[0].body)  # type: ignore[attr-defined]
     shown = f"{BY_HOOK[method].short_signature}\n{textwrap.indent(body, '    ')}"
     facts = {"toolbox": toolbox_text(), "method": method, "purpose": BY_HOOK[method].purpose, "source": shown}
+    if rung == "toolbox_program":
+        facts["learned"] = assignment.learned
     return {**facts, **_idea(assignment, with_formula=False)}
 
 

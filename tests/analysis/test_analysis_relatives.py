@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from arch_search.analysis.digest import Summary, computed_summaries
 from arch_search.analysis.lessons import numbers_for_analyst, outcome_as_symptom
 from arch_search.analysis.relatives import Measured
 from arch_search.domains.linear_attention import SEED_PROGRAM
@@ -112,3 +114,44 @@ def test_a_computed_outcome_becomes_words_that_name_the_changed_parts() -> None:
     lesson = Lesson(candidate_id="x", generation=1, outcome="worse", difference=-0.1, text="")
     words = outcome_as_symptom(lesson, candidate("a"), candidate("reference"), metric="recall_accuracy")
     assert words.startswith("recall accuracy worse than the reference beyond noise; changed: decay, log decay of the")
+
+
+def test_a_summary_counts_outcomes_by_changed_component_and_names_the_best_and_the_worst_idea() -> None:
+    summary = computed_summaries(MEASURED, 2).lineages[candidate("b").id]
+    assert summary.counts == (
+        "Outcomes against the reference by changed component: output_gate 3 better, 1 not measured; "
+        "decay 1 better, 1 not measured."
+    )
+    assert summary.ideas.startswith("Best: what b-b changed (+0.489, better than the reference beyond noise); worst: ")
+    assert "what b changed (+0.0" in summary.ideas
+
+
+def test_a_generation_summarises_the_campaign_and_the_lineages_that_it_added_to() -> None:
+    assert set(computed_summaries(MEASURED, 3).lineages) == {candidate("a").id}
+    whole = computed_summaries(MEASURED, 3).campaign
+    assert "decay 5 better, 1 not measured" in whole.counts
+
+
+def test_placebos_and_the_control_are_no_part_of_a_summary() -> None:
+    others = tuple(
+        replace(one, arm=arm)
+        for one, arm in zip(CONTENTS.candidates[1:4], ("placebo", "best_of_n", "mutate"), strict=True)
+    )
+    contents = replace(CONTENTS, candidates=(CONTENTS.candidates[0], *others))
+    measured = Measured.of(contents, reference_id=candidate("reference").id, metric="recall_accuracy", confidence=0.95)
+    assert computed_summaries(measured, 2).campaign.counts.endswith("component: decay 1 better.")
+
+
+def test_a_summary_stays_short_however_many_programs_there_are() -> None:
+    long = "x" * 5000
+    contents = replace(CONTENTS, candidates=tuple(replace(one, motivation=long) for one in CONTENTS.candidates))
+    measured = Measured.of(contents, reference_id=candidate("reference").id, metric="recall_accuracy", confidence=0.95)
+    assert len(computed_summaries(measured, 2).campaign.computed) < 1000
+
+
+def test_in_brief_a_summary_is_two_sentences_of_the_model_or_the_computed_ones() -> None:
+    computed = Summary(counts="Counts.", ideas="Best: 0.5 of a.")
+    assert computed.brief == computed.text == "Counts. Best: 0.5 of a."
+    worded = replace(computed, words="Keep F.silu at 0.5 here. Drop the gate. Try decay.")
+    assert worded.brief == "Keep F.silu at 0.5 here. Drop the gate."
+    assert worded.text.startswith("Counts. Best:")

@@ -29,6 +29,7 @@ LAYERS = [
         "closing",
         "analysing",
         "judging",
+        "summarising",
         "compacting",
         "reporting",
         "integrity",
