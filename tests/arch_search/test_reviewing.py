@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_campaign import SMALL
+from small_campaign import RECORDING, SMALL
 
+from arch_search.agents.call_log import CallLog
+from arch_search.agents.recorded import RecordedClient
 from arch_search.campaign import Campaign, start_or_continue
 from arch_search.domains.linear_attention import SEED_PROGRAM
 from arch_search.protocols import ModelReply, ModelRequest
@@ -133,3 +135,14 @@ def test_the_novelty_reviewer_sees_the_nearest_earlier_changes_in_order(campaign
     assert question.index(f"[{near.id}] change 1") < question.index(f"[{far.id}] change 2")
     assert "copy" not in question
     assert len(nearest(CANDIDATE, [candidate(f"a = {x}", motivation="m") for x in range(9)])) == 4
+
+
+def test_opinions_of_a_real_model_are_marks(campaign: Campaign) -> None:
+    """Recorded from Qwen2.5-Coder-1.5B, which said yes to all, also where a program did not follow its idea."""
+    model = RecordedClient(RECORDING, CallLog(campaign.paths.calls, campaign.paths.text))
+    found = Reviewer(campaign, lambda: model, ArchiveContents(candidates=(REFERENCE,))).reviewed(tried())
+    assert [(one.check, one.outcome) for one in found.verdicts[1:]] == [
+        ("review_novelty", "passed"),
+        ("review_code", "passed"),
+    ]
+    assert all(len(one.reason.split()) > 5 for one in found.verdicts[1:])

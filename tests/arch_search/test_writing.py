@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_campaign import SMALL
+from small_campaign import RECORDING, SMALL
 
-from arch_search.agents.call_log import Call
+from arch_search.agents.call_log import Call, CallLog
+from arch_search.agents.recorded import RecordedClient
 from arch_search.campaign import Campaign, start_or_continue
 from arch_search.domains.linear_attention import SEED_PROGRAM
 from arch_search.drawing import Drawn
@@ -137,7 +139,9 @@ def test_sources_that_were_not_in_the_prompt_are_marked(
 @pytest.mark.parametrize("useless", ["no JSON", plan(origin="god"), plan(idea=" , ; "), plan(*"abcdefg")])
 def test_without_a_plan_of_use_the_insight_is_followed(tmp_path: Path, useless: str) -> None:
     model = Model(useless, useless)
-    assert written(tmp_path, model) == unplanned(ASSIGNMENT)
+    writing = written(tmp_path, model)
+    assert replace(writing, unusable=()) == unplanned(ASSIGNMENT)
+    assert writing.unusable[0].startswith("planner: ")
     assert INSIGHT.claim in model.asked[-1].messages[-1]["content"]
 
 
@@ -174,3 +178,19 @@ def test_the_record_counts_all_calls_of_the_try() -> None:
 
 def test_a_try_that_asked_no_model_has_no_record() -> None:
     assert with_calls(tried(None), []).proposal.writing is None
+
+
+def test_plans_of_a_real_model_are_followed_and_their_sources_checked(tmp_path: Path) -> None:
+    """Recorded from Qwen2.5-Coder-1.5B, each with another insight in its prompt than here, so none is founded."""
+    settings = load_config([*SMALL, f"campaign.dir={tmp_path / 'c'}", "roles=large_model"])
+    campaign = start_or_continue(settings, command=["test"], base=tmp_path)
+    model = RecordedClient(RECORDING, CallLog(campaign.paths.calls, campaign.paths.text))
+    writer = Writer(campaign, lambda: model, contents=CONTENTS, reference=REFERENCE)
+    for slot in range(8):
+        found = writer.write(1, Drawn(SlotPlan(slot, "evolve", "grammar_edit"), 0, 1, PARENT, ASSIGNMENT), ASSIGNMENT)
+        assert found.writing is not None
+        assert found.drawn.assignment is not None
+        assert found.writing.idea
+        assert found.drawn.assignment.plan.startswith(found.writing.idea)
+        assert found.writing.unfounded == found.writing.sources
+        assert found.writing.sources
