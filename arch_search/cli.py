@@ -106,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     propose = command("propose", "add a program or an idea to the next generation", "campaigns/demo-001 my_mixer.py")
     propose.add_argument("dir", help="campaign folder")
     propose.add_argument("file", nargs="?", help="Python file with a public torch.nn.Module")
-    propose.add_argument("--class", dest="class_name", default=None, help="default: DeltaNet, or the only one")
+    propose.add_argument(
+        "--class", dest="class_name", default=None, help="default: the domain's, or the only one"
+    )
     propose.add_argument("--idea", default=None, metavar="TEXT", help="an idea instead, which a model follows")
     tick = command("tick", "do what is due in a campaign and return, for cron", "campaigns/demo-001")
     tick.add_argument("--limit-min", type=float, default=30.0, help="return after this, due or not (30)")
@@ -127,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
 
     check = command("check", "run every admission check on one program; exit 1 if refused", "my_mixer.py")
     check.add_argument("file", help="Python file with a public torch.nn.Module")
-    check.add_argument("--class", dest="class_name", default=None, help="default: DeltaNet, or the only one")
+    check.add_argument("--class", dest="class_name", default=None, help="default: the domain's, or the only one")
     check.add_argument("--json", action="store_true", help="machine-readable")
     check.add_argument("overrides", nargs="*", metavar="key=value")
     check.epilog = f"{CHECKS}\n\n{check.epilog}"
@@ -167,7 +169,7 @@ CRON = """in crontab, or in scrontab where the site has it:
 events are in logs/driver.log of the campaign; only errors go to standard error, which cron mails; a tick that finds a
 driver at work, or the campaign stopped, leaves with 0"""
 
-CHECKS = """refused:  no contract (no class DeltaNet and more than one public module without --class), a future leak
+CHECKS = """refused:  no contract (several public modules, none of the domain's name, no --class), a future leak
           shown by a witness, mixing of batch rows, non-finite outputs or gradients, parameters or state hidden from the
           optimiser, cost growing faster than admission.max_cost_exponent
 marked:   causality not decided, dependence on sequence length, unused parameters, a loop over tokens, parameters

@@ -81,7 +81,7 @@ def _parsed(program: str, max_bytes: int) -> ast.Module | Verdict:
 
 def _contract(tree: ast.Module, class_name: str, default_class: str) -> Verdict:
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    # `DeltaNet = GatedDelta` and `from x import DeltaNet` give the name too; the child sees whether it is a module
+    # an assignment and an import give the name too; the child sees whether it is a module
     given = classes.keys() | set(_bound_names(tree))
     wanted = class_name or (default_class if default_class in given else "")
     if wanted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 
 from arch_search.contract import Contract
@@ -57,8 +58,18 @@ class Domain:
 
 def domain_named(name: str) -> Domain:
     """The domain of the folder `name` beside this file; ConfigError if there is none."""
-    there = sorted(folder.parent.name for folder in Path(__file__).parent.glob("[a-z]*/__init__.py"))
-    if name not in there:
-        raise ConfigError(f"domain.name={name!r}: no such domain; there are {', '.join(there)}")
+    if name not in _names():
+        raise ConfigError(f"domain.name={name!r}: no such domain; there are {', '.join(_names())}")
     found: Domain = importlib.import_module(f"arch_search.domains.{name}").DOMAIN
     return found
+
+
+@cache
+def class_names() -> frozenset[str]:
+    """Names by which one of several modules of a program is taken, in any domain."""
+    return frozenset(domain_named(name).contract.class_name for name in _names())
+
+
+@cache
+def _names() -> tuple[str, ...]:
+    return tuple(sorted(folder.parent.name for folder in Path(__file__).parent.glob("[a-z]*/__init__.py")))

@@ -6,12 +6,12 @@ import ast
 import builtins
 from collections.abc import Iterator
 
+from arch_search.domains import class_names
 from arch_search.proposals.registry import PRIMITIVES
 
 _LEARNED = frozenset(primitive.name for primitive in PRIMITIVES if primitive.home == "learned")
-_DEFAULT_CLASS = "DeltaNet"
 # arguments of a constructor that the framework passes by name
-_CONTRACT = frozenset({"self", "hidden_size", "d_model", "num_heads", "n_heads", "layer_idx"})
+_CONTRACT = frozenset({"self", "hidden_size", "d_model", "num_heads", "n_heads", "layer_idx", "intermediate_size"})
 # methods and attributes by which torch or the framework run a module
 _OF_TORCH = frozenset(
     {"forward", "train", "eval", "training", "apply", "to", "parameters", "named_parameters", "buffers", "modules"}
@@ -48,7 +48,8 @@ def mark_own_names(tree: ast.Module) -> None:
     classes = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     shared |= {name: Own(f"class {name}") for name in classes if name not in kept}
     if len(classes) > 1:
-        shared.pop(_DEFAULT_CLASS, None)
+        for name in class_names():
+            shared.pop(name, None)
     methods = _methods(tree)
     _mark(tree, shared, methods=methods, attributes=_attributes(tree))
     for number, function in enumerate(_outermost_functions(tree)):

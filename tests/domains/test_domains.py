@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,6 +40,54 @@ BEFORE = {
 OF_THE_TOOLBOX = ("researcher_grammar_edit", "researcher_grammar_program", "researcher_toolbox_program")
 WITHOUT_DOMAIN = ("data_rule",)
 OF_ATTENTION = re.compile(r"delta|attention|sequence mix|recall|\bmemory\b", re.IGNORECASE)
+
+ROOT = Path(__file__).parents[2] / "arch_search"
+OF_LINEAR_ATTENTION = re.compile(r"delta.?net|delta.rule|linear.?attention|mamba|mixer|sequence.mix", re.IGNORECASE)
+# what may name linear attention outside its folder, its kernels and the models it is compared with
+MAY_NAME_IT = {
+    "cli.py": "says what the package is for and shows a file name as an example",
+    "commands/doctor.py": "the name of a library",
+    "contract.py": "the two places of a block, of which the token mixer is one",
+    "settings.py": "the domain of campaigns from before there were several",
+    "proposals/registry.py": "the toolbox: its pieces are those of a token mixer",
+    "proposals/rendering.py": "the toolbox: the class of its programs",
+    "proposals/toolbox_check.py": "the toolbox: what it says of a wrong piece",
+}
+
+
+def names_linear_attention(source):
+    """Whether a text or an import of the source does; docstrings and comments decide nothing."""
+    tree = ast.parse(source)
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    bodies = [node.body for node in ast.walk(tree) if isinstance(node, kinds) and node.body]
+    words = {id(body[0].value) for body in bodies if isinstance(body[0], ast.Expr)}
+    said = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in words]
+    said += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    said += [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
+    return any(isinstance(one, str) and OF_LINEAR_ATTENTION.search(one) for one in said)
+
+
+def test_nothing_outside_the_domains_decides_by_the_name_of_one():
+    files = {str(file.relative_to(ROOT)): file for file in ROOT.rglob("*.py")}
+    naming = {
+        name
+        for name, file in files.items()
+        if not name.startswith(("domains/", "models/")) and names_linear_attention(file.read_text())
+    }
+    assert naming == set(MAY_NAME_IT)
+
+
+@pytest.mark.parametrize(
+    "source, found",
+    [
+        ('NAME = "deltanet"', True),
+        ("from arch_search.domains.linear_attention import DOMAIN", True),
+        ("import arch_search.domains.linear_attention", True),
+        ('"""A mixer."""\n# a mixer', False),
+    ],
+)
+def test_a_name_in_code_is_found_and_one_in_words_is_not(source, found):
+    assert names_linear_attention(source) == found
 
 
 @pytest.mark.parametrize("choice", sorted(BEFORE))
@@ -113,6 +163,14 @@ def test_feed_forward_programs_are_drawn_insights_on_them_alone_and_are_mutated_
     assert all("feed_forward" in one.assignment.insight.tags for one in tries)
     assert len({one.assignment.insight.id for one in tries}) > 1
     assert drawn("mutate", "mutation", 0).parent is child
+
+
+def test_the_names_that_the_framework_goes_by_are_part_of_what_a_program_is():
+    renamed = SEED.replace("intermediate_size", "inner")
+    assert normal_form(renamed) != normal_form(SEED)
+    helped = f"{SEED}\n\nclass Other(nn.Module):\n    pass\n"
+    swapped = helped.replace("FeedForward", "X").replace("Other", "FeedForward").replace("X", "Other")
+    assert normal_form(swapped) != normal_form(helped)
 
 
 def test_random_changes_of_the_feed_forward_reference_are_many():
