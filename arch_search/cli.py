@@ -106,9 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     propose = command("propose", "add a program or an idea to the next generation", "campaigns/demo-001 my_mixer.py")
     propose.add_argument("dir", help="campaign folder")
     propose.add_argument("file", nargs="?", help="Python file with a public torch.nn.Module")
-    propose.add_argument(
-        "--class", dest="class_name", default=None, help="default: the domain's, or the only one"
-    )
+    propose.add_argument("--class", dest="class_name", default=None, help="default: the domain's, or the only one")
     propose.add_argument("--idea", default=None, metavar="TEXT", help="an idea instead, which a model follows")
     tick = command("tick", "do what is due in a campaign and return, for cron", "campaigns/demo-001")
     tick.add_argument("--limit-min", type=float, default=30.0, help="return after this, due or not (30)")
