@@ -17,13 +17,13 @@ def second_parent(parent: Candidate, choices: Sequence[ParentChoice], contents: 
     are one of it, that the search made.
     """
     by_id = {candidate.id: candidate for candidate in contents.candidates}
-    mine = _line(parent, by_id)
+    mine = ancestry(parent, by_id)
     others = {one.parent.id: one.parent for one in choices if one.parent.arm != "baseline"}
     crossable = [one for one in others.values() if can_cross(parent, one)]
-    return next((one for one in crossable if not mine & _line(one, by_id)), next(iter(crossable), None))
+    return next((one for one in crossable if not mine & ancestry(one, by_id)), next(iter(crossable), None))
 
 
-def _line(candidate: Candidate, by_id: Mapping[str, Candidate]) -> set[str]:
+def ancestry(candidate: Candidate, by_id: Mapping[str, Candidate]) -> set[str]:
     """Ids of a program and of all ancestors of it that the search made."""
     found: set[str] = set()
     waiting = [candidate]

@@ -31,6 +31,8 @@ ROWS: dict[str, tuple[Arm, list[str]]] = {
     "best_of_n": ("best_of_n", []),
     "mutate, paired": ("mutate", []),
     "paired": ("evolve", []),
+    "paired, 2 of 8 crossed": ("evolve", []),
+    "mutate, paired, 2 of 8 crossed": ("mutate", []),
     "paired, stagnation=3": ("evolve", ["selection.stagnation=3"]),
     "paired, repeat_seeds=2": ("evolve", ["selection.repeat_seeds=2"]),
     "islands": ("evolve", ["selection=islands"]),
@@ -39,6 +41,8 @@ ROWS: dict[str, tuple[Arm, list[str]]] = {
     # a published campaign has 1,773 programs, of which 200 are the cold start, and renews its pool after 50
     "asi_arch, to scale": ("evolve", ["selection=asi_arch", "selection.cold_start=12", "selection.pool_refresh=3"]),
 }
+# slots of eight that cross two programs instead of changing one
+CROSSINGS = {"paired, 2 of 8 crossed": 2, "mutate, paired, 2 of 8 crossed": 2}
 NOISES = {"low": 0.1, "high": 1.0}  # of one training, in standard deviations of an option's effect
 SETTINGS = [(kind, noise) for kind in get_args(Kind) for noise in NOISES]
 
@@ -64,7 +68,7 @@ def main(repeats: int) -> None:
 def _repeat(name: str, repeat: int) -> list[float]:
     """Gains of one row on the landscapes of one repeat."""
     arm, overrides = ROWS[name]
-    searcher = Searcher(selection=_selection(overrides), arm=arm)
+    searcher = Searcher(selection=_selection(overrides), arm=arm, crossings=CROSSINGS.get(name, 0))
     gains = []
     for index, (kind, noise) in enumerate(SETTINGS):
         landscape = Landscape.draw(kind, np.random.default_rng([1, index, repeat]))

@@ -20,6 +20,7 @@ from numpy.random import Generator
 from arch_search.analysis.statistics import standings
 from arch_search.config import Selection
 from arch_search.proposals.registry import HOOKS
+from arch_search.selection.lineages import ancestry
 from arch_search.selection.policies import choose_parents, next_parents
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import HIDDEN_SEEDS_FROM, PARENT_ARMS, Arm, Candidate, Evaluation, Score, Task, candidate_id
@@ -82,13 +83,31 @@ class Landscape:
         return tuple(genome)
 
 
+def crossed(one: Genome, other: Genome, rng: Generator) -> Genome | None:
+    """One with some of the hooks of the other, but not all in which they differ; None where these are fewer than two.
+
+    As proposals.crossover does with the hooks of two programs.
+    """
+    differ = [hook for hook in range(len(one)) if one[hook] != other[hook]]
+    if len(differ) < 2:
+        return None
+    taken = int(rng.integers(1, 2 ** len(differ) - 1))
+    chosen = {hook for bit, hook in enumerate(differ) if taken >> bit & 1}
+    return tuple(other[hook] if hook in chosen else one[hook] for hook in range(len(one)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Searcher:
-    """How a campaign on a landscape is run. `arm` best_of_n never looks at what was measured, mutate knows nothing."""
+    """How a campaign on a landscape is run. `arm` best_of_n never looks at what was measured, mutate knows nothing.
+
+    So many slots of each generation as `crossings` says cross their parent with that of another slot, of another
+    lineage where there is one.
+    """
 
     selection: Selection
     arm: Arm
     slots: int = 8
+    crossings: int = 0
     seeds: int = 2
     trainings: int = 240
 
@@ -126,8 +145,10 @@ class _Campaign:
         for slot, choice in enumerate(choices):
             parent = self.reference if searcher.arm == "best_of_n" else choice.parent
             whole = searcher.arm != "mutate" and slot % 3 == 2
+            others = [one.parent for one in (*choices[slot + 1 :], *choices[:slot])]
             for _ in range(3):  # a repetition is refused before it costs a training
-                genome = self._landscape.child(
+                genome = self._crossing(parent, others) if slot < searcher.crossings else None
+                genome = genome or self._landscape.child(
                     self.genomes[parent.id], self._rng, whole=whole, knows=searcher.arm != "mutate"
                 )
                 child = self._candidate(genome, arm=searcher.arm, slot=slot, parent=parent)
@@ -145,6 +166,17 @@ class _Campaign:
             )
             self._train(again, self._hidden)
         self.trainings = max(self.trainings, self._number)  # ends where nothing new is found any more
+
+    def _crossing(self, parent: Candidate, others: Sequence[Candidate]) -> Genome | None:
+        """A crossing with the first of the others that it takes; those of another lineage come first."""
+        by_id = {candidate.id: candidate for candidate in self.contents.candidates}
+        mine = ancestry(parent, by_id)
+        if not mine:
+            return None  # the reference is no parent of a crossing
+        evolved = [(mine & line, one) for one in others if (line := ancestry(one, by_id))]
+        genomes = (self.genomes[one.id] for _, one in sorted(evolved, key=lambda pair: bool(pair[0])))
+        found = (crossed(self.genomes[parent.id], genome, self._rng) for genome in genomes)
+        return next((genome for genome in found if genome), None)
 
     def _candidate(self, genome: Genome, *, arm: Arm, slot: int, parent: Candidate | None) -> Candidate:
         program = _program(genome)
