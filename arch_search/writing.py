@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from arch_search.agents import planner, researcher
@@ -134,6 +134,7 @@ def planner_view(assignment: Assignment, measured: Measured, contents: ArchiveCo
     parent = assignment.parent
     reference = measured.candidates[measured.reference_id]
     children = [one for one in contents.candidates if parent.id in one.parents and one.id in measured.standings]
+    recent = children[: -_RECENT - 1 : -1]
     insight = assignment.insight
     changed = changed_definitions(reference.program, parent.program)
     return planner.View(
@@ -145,16 +146,20 @@ def planner_view(assignment: Assignment, measured: Measured, contents: ArchiveCo
         numbers=lines_by_rank(f"[{parent.id}]\n{numbers_for_analyst(measured, parent)}", "numbers"),
         lesson=next((one.text for one in contents.lessons if one.candidate_id == parent.id), ""),
         learned=learned,
-        tried=tuple(
-            Section(
-                name=f"child {one.id}",
-                text=f"[{one.id}] {one.motivation}: {WORDS[measured.standings[one.id].verdict]}",
-                priority=2 + place,
-            )
-            for place, one in enumerate(reversed(children[-_RECENT:]))
-        ),
-        ids={parent.id, *(one.id for one in children[-_RECENT:]), *([insight.id] if insight else [])},
+        tried=(*_children(recent, measured), *rungs.tried_sections(assignment)),
+        ids={parent.id, *(one.id for one in recent), *([insight.id] if insight else [])},
     )
+
+
+def _children(recent: Sequence[Candidate], measured: Measured) -> list[Section]:
+    return [
+        Section(
+            name=f"child {one.id}",
+            text=f"[{one.id}] {one.motivation}: {WORDS[measured.standings[one.id].verdict]}",
+            priority=2 + place,
+        )
+        for place, one in enumerate(recent)
+    ]
 
 
 def _place(assignment: Assignment) -> str:

@@ -34,11 +34,9 @@ class Prompts:
 
     def with_room_for(self, *turns: str) -> Prompts:
         """The same for the beginning of a conversation in which these turns are to follow."""
-        return (
-            self
-            if self.context_tokens is None
-            else replace(self, context_tokens=self.context_tokens - tokens_of(*turns))
-        )
+        if self.context_tokens is None:
+            return self
+        return replace(self, context_tokens=self.context_tokens - tokens_of(*turns))
 
     def request(
         self,

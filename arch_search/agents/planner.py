@@ -30,7 +30,7 @@ class _Reply(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What the Planner sees. Every id in brackets that stands in it may be named as a source; `ids` are all of them."""
+    """What the Planner sees. The `ids` that stand in it, in brackets, may be named as sources."""
 
     place: str  # where the change goes
     insights: str  # one a line, ours
@@ -70,6 +70,7 @@ def make_plan(client: ModelClient, view: View, *, prompts: Prompts, key: str, sa
         "tried": view.tried,
     }
     request = prompts.request("planner", facts, key=key, sampling=sampling)
+    asked = request.messages[-1]["content"]  # what did not fit is no source
     reply, _ = ask_for_json(client, request, _Reply)
     idea, mechanism, effect = (_one_line(text) for text in (reply.idea, reply.mechanism, reply.expected_effect))
     if len(idea.split()) < _FEWEST_WORDS:
@@ -80,7 +81,7 @@ def make_plan(client: ModelClient, view: View, *, prompts: Prompts, key: str, sa
         idea=idea,
         origin=reply.origin,
         sources=tuple(filter(None, sources)),
-        unfounded=tuple(source for source in sources if source and source not in view.ids),
+        unfounded=tuple(source for source in sources if source and not (source in view.ids and f"[{source}]" in asked)),
     )
 
 

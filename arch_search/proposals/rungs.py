@@ -91,7 +91,7 @@ def writing_task(assignment: Assignment) -> WritingTask:
     return WritingTask(
         rung=rung,
         template=f"researcher_{rung}",
-        facts={**_facts(assignment, method), "tried": _tried(assignment)},
+        facts={**_facts(assignment, method), "tried": tried_sections(assignment)},
         examples=examples.examples_for(rung, method, on_toolbox=is_toolbox_program(assignment.parent.program)),
         grammar=_grammar(assignment),
         max_tokens=_TOKENS[rung],
@@ -171,7 +171,7 @@ def _idea(assignment: Assignment, *, with_formula: bool) -> dict[str, str]:
     return {"insight": f"{insight.claim} {insight.how}" if with_formula else insight.claim, "plan": ""}
 
 
-def _tried(assignment: Assignment) -> tuple[Section, ...]:
+def tried_sections(assignment: Assignment) -> tuple[Section, ...]:
     """A section a line, the last of them given up first where the prompt grows too long."""
     return tuple(
         Section(name=f"tried {place}", text=line, priority=1 + place) for place, line in enumerate(assignment.tried)

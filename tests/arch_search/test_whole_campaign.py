@@ -222,3 +222,23 @@ def test_a_full_disk_stops_with_one_line_and_the_campaign_goes_on_once_there_is_
         assert all(one.ending == "finished" for one in open_campaign(disk / "c").contents().evaluations)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_planner_and_reviewers_leave_their_marks_and_refuse_nothing(finished: Path, tmp_path: Path) -> None:
+    answer = arch_search("run", *SMALL, "roles=large_model", "llm.context_tokens=8192", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    contents = archive(tmp_path)
+    written = {one.candidate.id: one for one in contents.tries if one.candidate and one.proposal.reply_sha256}
+    for arm, planned in (("evolve", True), ("best_of_n", False)):
+        records = [one.proposal.writing for one in written.values() if one.proposal.arm == arm]
+        assert records
+        for writing in records:
+            assert writing is not None
+            assert any(key.endswith("/planner") for key in writing.calls) is planned
+            assert writing.prompt_tokens > 0
+    for one in contents.candidates:
+        checks = [verdict.check for verdict in one.verdicts]
+        assert checks.count("review_novelty") == checks.count("review_code") == int(one.id in written)
+    # the control is asked as without them
+    control = [one.program for one in archive(finished).candidates if one.arm == "best_of_n"]
+    assert [one.program for one in contents.candidates if one.arm == "best_of_n"] == control

@@ -59,7 +59,9 @@ CONTENTS = ArchiveContents(
         Lesson(candidate_id=PARENT.id, generation=1, outcome="better", difference=0.1, text="Keep the elu. Say 10."),
     ),
 )
-ASSIGNMENT = Assignment(rung="grammar_edit", parent=PARENT, method="decay", insight=INSIGHT)
+ASSIGNMENT = Assignment(
+    rung="grammar_edit", parent=PARENT, method="decay", insight=INSIGHT, tried=("decay by a constant: worse",)
+)
 
 
 class Model:
@@ -83,8 +85,12 @@ def plan(*sources: str, origin: str = "literature", idea: str = "Clear the memor
     return json.dumps({**said, "origin": origin, "sources": sources})
 
 
-def written(tmp_path: Path, model: Model, *, arm: Arm = "evolve", profile: str = "large_model") -> Writing:
-    settings = load_config([*SMALL, f"campaign.dir={tmp_path / 'c'}", f"roles={profile}", "llm.context_tokens=8192"])
+def written(
+    tmp_path: Path, model: Model, *, arm: Arm = "evolve", profile: str = "large_model", context_tokens: int = 8192
+) -> Writing:
+    settings = load_config(
+        [*SMALL, f"campaign.dir={tmp_path / 'c'}", f"roles={profile}", f"llm.context_tokens={context_tokens}"]
+    )
     campaign: Campaign = start_or_continue(settings, command=["test"], base=tmp_path)
     drawn = Drawn(SlotPlan(0, arm, "grammar_edit"), 0, 1, PARENT, ASSIGNMENT)
     writer = Writer(campaign, lambda: model, contents=CONTENTS, reference=REFERENCE)
@@ -112,6 +118,7 @@ def test_the_planner_sees_change_numbers_lesson_insight_and_what_was_tried(tmp_p
     for shown in (
         "def feature_map(", "Keep the elu.", "[2412.06464-gate] Gating clears a memory.", "candidate: c",
         f"[{PARENT.id}]", f"[{CHILD.id}] gate: ", "log decay of the memory",
+        "decay by a constant: worse",
     ):  # fmt: skip
         assert shown in question
     assert "def write_strength(" not in question
@@ -134,6 +141,13 @@ def test_sources_that_were_not_in_the_prompt_are_marked(
     assert (writing.idea, writing.origin) == ("Clear the memory by the input.", "literature")
     assert writing.sources == tuple(one.strip("[]") for one in sources)
     assert writing.unfounded == unfounded
+
+
+def test_a_program_that_the_prompt_had_no_room_for_is_no_source(tmp_path: Path) -> None:
+    model = Model(plan(CHILD.id, INSIGHT.id))
+    writing = written(tmp_path, model, context_tokens=900)
+    assert f"[{CHILD.id}]" not in model.asked[0].messages[-1]["content"]
+    assert writing.unfounded == (CHILD.id,)
 
 
 @pytest.mark.parametrize("useless", ["no JSON", plan(origin="god"), plan(idea=" , ; "), plan(*"abcdefg")])
