@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked
 
+# who may be asked; each prompt says for which of them it is
+LLM_ROLES = ("planner", "researcher", "engineer", "analyst", "judge", "novelty_reviewer", "code_reviewer", "summariser")
 _STRICT = ConfigDict(extra="forbid")
 PositiveInt = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -177,13 +179,22 @@ class LlmJob:
 
 
 @checked(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class LlmEndpoint:
+    """A further server of the OpenAI form, for the roles that llm.roles sends there."""
+
+    base_url: str
+    model: str
+    api_key_env: str = ""  # name of the environment variable that holds its key; empty: it asks for none
+
+
+@checked(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Llm:
     kind: Literal["vllm", "vllm_job", "vllm_batch", "endpoint", "recorded"]
     model: str  # vllm: local path, hub id, or a name of serving/weights.py; endpoint: the served name
     weights: str | None  # a local folder that goes before everything else
     base_url: str | None  # endpoint only
     api_key_env: str  # name of the environment variable that holds the key of an endpoint
-    recording: str | None  # recorded only: JSONL of replies taken from a real model
+    recording: str | None  # recorded only: JSONL of replies of a real model, or the folder of a campaign to replay
     env_dir: str  # where the environment of vLLM is made
     cache_dir: str  # where weights are kept
     context_tokens: PositiveInt
@@ -193,12 +204,18 @@ class Llm:
     start_limit_s: PositiveInt
     request_limit_s: PositiveInt
     retries: Count
+    endpoints: dict[str, LlmEndpoint]  # further servers by a name of your choice
+    roles: dict[str, str]  # name of the further server that plays a role; all others are played by the one above
     job: LlmJob
 
     @property
     def callers(self) -> int:
         """How many requests may wait at the same time: a batch gathers all of a generation."""
         return 256 if self.kind == "vllm_batch" else self.parallel_requests
+
+    def model_of(self, role: str) -> str:
+        """The model that plays a role."""
+        return self.endpoints[self.roles[role]].model if role in self.roles else self.model
 
 
 @checked(frozen=True, slots=True, kw_only=True, config=_STRICT)

@@ -35,7 +35,7 @@ def measure_judge(campaign: Campaign, number: int, client: ModelClient, pool: Ex
     Returns what waits for the marks and puts them into files.
     """
     pairs = known_pairs(domain_named(campaign.config.domain.name))
-    model = campaign.config.llm.model
+    model = campaign.config.llm.model_of("judge")
     file, canary_file = campaign.paths.calibration(_digest(model)), campaign.generation(number).canaries
     ask = _Asking(campaign, client)
     known: list[Future[PairMarks]] = []

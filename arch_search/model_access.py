@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,14 +10,17 @@ from pathlib import Path
 from arch_search.agents.call_log import CallLog
 from arch_search.agents.client import OneServer, OpenAiClient
 from arch_search.agents.recorded import RecordedClient
+from arch_search.agents.replay import ReplayClient
+from arch_search.agents.routing import RoutedClient
 from arch_search.batch_client import BatchClient
 from arch_search.campaign import Campaign
+from arch_search.config import LlmEndpoint
 from arch_search.errors import ModelServerError
 from arch_search.fleet import Fleet
 from arch_search.generation import slot_plans
 from arch_search.protocols import ModelClient
 from arch_search.serving import server
-from arch_search.serving.endpoint import Endpoint
+from arch_search.serving.endpoint import Endpoint, foreign_endpoint
 
 _LOOK_S = 0.5
 
@@ -46,9 +50,13 @@ class ModelAccess:
         self._serving: server.ServerProcess | None = None
         self._fleet = Fleet(campaign, say=say, require=require) if self._llm.kind == "vllm_job" else None
         self._client: ModelClient | None = None
+        further = {name: self._client_of(one) for name, one in self._llm.endpoints.items()}
+        self._by_role = {role: further[name] for role, name in self._llm.roles.items()}
         self.is_asked = any(plan.asks_model for plan in slot_plans(campaign.config))
         if self._llm.kind == "recorded" and self._llm.recording:
-            self._client = RecordedClient(Path(self._llm.recording), call_log)
+            recording = Path(self._llm.recording).expanduser()
+            replays = recording.is_dir()
+            self._client = ReplayClient(recording, call_log) if replays else RecordedClient(recording, call_log)
         if self._llm.kind == "vllm_batch":
             self._client = BatchClient(campaign, call_log, say=say, comes_back=comes_back)
 
@@ -62,7 +70,10 @@ class ModelAccess:
             self._launched()
 
     def client(self) -> ModelClient:
-        """The client of the configured model; waits, with trainings going on, until the server is ready."""
+        """The client of the configured models; waits, with trainings going on, until our own server is ready."""
+        return RoutedClient(self._own_client(), self._by_role) if self._by_role else self._own_client()
+
+    def _own_client(self) -> ModelClient:
         if self._fleet is not None:
             self._wait_for(self._fleet)
             self._client = self._client or OpenAiClient(self._fleet, llm=self._llm, log=self._call_log)
@@ -103,6 +114,11 @@ class ModelAccess:
         if self._llm.kind == "vllm":
             server.stop(self._paths.endpoint)
         self._serving = None
+
+    def _client_of(self, further: LlmEndpoint) -> OpenAiClient:
+        """The client of a server that is not ours; it is neither started nor waited for."""
+        endpoint = foreign_endpoint(further.base_url, further.model, further.api_key_env, os.environ)
+        return OpenAiClient(OneServer(endpoint), llm=self._llm, log=self._call_log)
 
     def _wait_for(self, fleet: Fleet) -> None:
         """Until a server of the fleet gives tokens; no GPU is held while it waits in the queue."""

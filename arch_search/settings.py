@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 import hydra_conf
-from arch_search.config import Config
+from arch_search.config import LLM_ROLES, Config
 from arch_search.errors import ConfigError
 from cognition_db.records import canonical_json, sha256_text
 
@@ -62,6 +62,8 @@ _NEUTRAL = {
     "roles.reviewer.top_p": 0.95,
     "roles.reviewer.max_tokens": 160,
 }
+# groups of keys that a user names
+_OPEN_ENDED = ("slurm.extra_sbatch.", "llm.job.extra_sbatch.", "llm.endpoints.", "llm.roles.")
 _ADAPTER = TypeAdapter(Config)
 
 
@@ -154,6 +156,7 @@ def _consistent(config: Config) -> Config:
         values = [reduce(getattr, key.split("."), config) for key in (one, other)]
         if all(values):
             raise ConfigError(f"{one}={values[0]} and {other}={values[1]} are both set; set one of them to null")
+    _require_known_servers(config)
     job = config.llm.job
     if config.llm.kind == "vllm_job" and 2 * job.replace_before_min > job.timeout_min:
         raise ConfigError(
@@ -181,6 +184,26 @@ def _consistent(config: Config) -> Config:
     return config
 
 
+def _require_known_servers(config: Config) -> None:
+    """ConfigError where llm.roles names a role or a server that there is not, or is not supported."""
+    llm = config.llm
+    for role, name in llm.roles.items():
+        if role not in LLM_ROLES:
+            raise ConfigError(f"llm.roles.{role}: no such role; {_nearest(role, LLM_ROLES)}")
+        if name not in llm.endpoints:
+            raise ConfigError(f"llm.roles.{role}={name}: no such server; {_nearest(name, list(llm.endpoints))}")
+    if llm.roles and llm.kind in ("vllm_batch", "recorded"):
+        raise ConfigError(
+            f"llm.roles is not supported with llm={llm.kind}, where one model answers for all roles; leave it out"
+        )
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"nearest: {', '.join(near)}; " if near else ""
+    return f"{hint}there are: {', '.join(known) or 'none'}"
+
+
 def _groups() -> dict[str, list[str]]:
     root = Path(hydra_conf.__file__).parent
     return {
@@ -195,19 +218,17 @@ def _check_form(override: str, groups: dict[str, list[str]]) -> None:
     if not equals or not key:
         raise ConfigError(f"{override!r} is not a setting; write key=value, as campaign=demo or stage.steps=200")
     if key in groups and value not in groups[key]:
-        near = difflib.get_close_matches(value, groups[key], n=3, cutoff=0.4)
-        hint = f"nearest: {', '.join(near)}; " if near else ""
-        raise ConfigError(f"{override}: no such choice; {hint}there are: {', '.join(groups[key])}")
+        raise ConfigError(f"{override}: no such choice; {_nearest(value, groups[key])}")
     if "." not in key and key not in groups:
         raise ConfigError(f"{key} is not a setting; {_near(key, groups)}")
 
 
 def _open_ended(override: str) -> str:
-    """As Hydra wants it: a new key is marked, as extra_sbatch takes any option, and a text with commas is quoted."""
+    """As Hydra wants it: a key that the user named is marked as new, and a text with commas is quoted."""
     key, _, value = override.partition("=")
     if "," in value and value[0] not in "[{'\"":
         override = f"{key}='{value}'"
-    return f"++{override}" if key.startswith(("slurm.extra_sbatch.", "llm.job.extra_sbatch.")) else override
+    return f"++{override}" if key.startswith(_OPEN_ENDED) else override
 
 
 def _check_keys(config: DictConfig, overrides: Sequence[str], groups: dict[str, list[str]]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from arch_search.errors import ReplyError
 from arch_search.protocols import ModelReply, ModelRequest
 from cognition_db.experience.files import write_atomic
 from cognition_db.experience.journal import Journal, read
@@ -44,6 +45,7 @@ class Call:
     prompt_sha256: str
     reply_sha256: str
     prompt: str = ""  # name and version of the prompt; empty in logs older than prompt versions
+    refused: str = ""  # why the server would not answer this request; its reply is empty then
 
 
 class CallLog:
@@ -65,9 +67,14 @@ class CallLog:
         self._calls = {call.key: call for call in read_calls(calls_path)}
 
     def find(self, key: str) -> ModelReply | None:
-        """The recorded reply to the call named `key`; None where it was not answered or its text is lost."""
-        with self._guard:
-            call = self._calls.get(key)
+        """The recorded reply to the call named `key`; None where it was not answered or its text is lost.
+
+        Raises:
+            ReplyError: the server refused the request.
+        """
+        call = self.call(key)
+        if call is not None and call.refused:
+            raise ReplyError(call.refused)
         text = None if call is None else self.text(call.reply_sha256)
         if call is None or text is None:
             return None
@@ -82,12 +89,35 @@ class CallLog:
             reply_sha256=call.reply_sha256,
         )
 
+    def call(self, key: str) -> Call | None:
+        """The line of the call named `key`; None where it was not answered."""
+        with self._guard:
+            return self._calls.get(key)
+
     def text(self, sha256: str) -> str | None:
         """The prompt or reply of that sha256; None where its file is missing or damaged."""
         return read_text(self._text_path_of(sha256), sha256)
 
     def record(self, request: ModelRequest, reply: ModelReply) -> None:
         """Keep prompt, reply and the line that names both; durable when this returns."""
+        self._record(request, reply, refused="")
+
+    def refuse(self, request: ModelRequest, reason: str) -> ReplyError:
+        """Keep that the server refused the request, so that it is not asked again; returns what to raise."""
+        nothing = ModelReply(
+            text="",
+            finished=False,
+            model="",
+            prompt_tokens=0,
+            reply_tokens=0,
+            seconds=0.0,
+            prompt_sha256=sha256_text(prompt_text(request)),
+            reply_sha256=sha256_text(""),
+        )
+        self._record(request, nothing, refused=reason)
+        return ReplyError(reason)
+
+    def _record(self, request: ModelRequest, reply: ModelReply, *, refused: str) -> None:
         for sha256, text in ((reply.prompt_sha256, prompt_text(request)), (reply.reply_sha256, reply.text)):
             if self.text(sha256) is None:
                 # a time in the header would give equal texts different bytes
@@ -104,6 +134,7 @@ class CallLog:
             prompt_sha256=reply.prompt_sha256,
             reply_sha256=reply.reply_sha256,
             prompt=request.prompt,
+            refused=refused,
         )
         with self._guard:
             if self._journal is None:

@@ -127,6 +127,8 @@ class OpenAiClient:
             except _TransientError as error:
                 failure, failed = str(error), True
                 continue
+            except ReplyError as error:
+                raise self._log.refuse(request, str(error)) from error
             finally:
                 self._servers.give_back(address, failed=failed)
             self._log.record(request, reply)

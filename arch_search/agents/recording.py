@@ -18,7 +18,7 @@ def record(calls: CallLog, out: Path) -> int:
     lines = []
     for call in sorted(calls.calls(), key=lambda call: call.key):
         text = calls.text(call.reply_sha256)
-        if text is not None:
+        if text is not None and not call.refused:
             reply = RecordedReply(
                 role=call.role,
                 reply=text,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlparse
@@ -24,6 +25,11 @@ class Endpoint:
     def is_local(self) -> bool:
         """True for a server on this host or cluster, which no proxy of the environment may come between."""
         return self.on_node or urlparse(self.base_url).hostname in ("127.0.0.1", "localhost", "::1")
+
+
+def foreign_endpoint(base_url: str, model: str, api_key_env: str, environment: Mapping[str, str]) -> Endpoint:
+    """A server that is not ours, its key taken from the named variable. A missing key is allowed: many ask for none."""
+    return Endpoint(base_url=base_url.rstrip("/"), model=model, api_key=environment.get(api_key_env, "") or "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

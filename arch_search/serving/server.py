@@ -22,7 +22,7 @@ from arch_search.config import Llm
 from arch_search.errors import ConfigError, ModelServerError
 from arch_search.serving.catalogue import find_model
 from arch_search.serving.command import serve_command, serve_environment
-from arch_search.serving.endpoint import Endpoint, ServerRecord, read_record, write_record
+from arch_search.serving.endpoint import Endpoint, ServerRecord, foreign_endpoint, read_record, write_record
 from arch_search.serving.environment import Say, ensure_environment
 from arch_search.serving.machine import has_nvidia_gpu, require_memory
 from arch_search.serving.process import is_running, start_ticks, stop_session
@@ -170,12 +170,11 @@ def external_endpoint(llm: Llm, environment: Mapping[str, str]) -> Endpoint:
     """The endpoint of llm.kind=endpoint, its key taken from the variable named by llm.api_key_env.
 
     Raises:
-        ConfigError: no base_url. A missing key is allowed: many local servers ask for none.
+        ConfigError: no base_url.
     """
     if not llm.base_url:
         raise ConfigError("llm.kind=endpoint needs llm.base_url, the address that ends with /v1")
-    key = environment.get(llm.api_key_env, "") or "none"
-    return Endpoint(base_url=llm.base_url.rstrip("/"), model=llm.model, api_key=key)
+    return foreign_endpoint(llm.base_url, llm.model, llm.api_key_env, environment)
 
 
 def probe(endpoint: Endpoint, limit_s: float) -> bool:
