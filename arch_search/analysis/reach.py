@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from arch_search.analysis.arms import OverParents, Share, share_of
+from arch_search.analysis.rates import rates
 from arch_search.errors import ProposalError
 from arch_search.proposals import splice
 from arch_search.proposals.registry import BY_HOOK
@@ -25,7 +26,10 @@ class Reach:
 
     label: str
     asked: int
+    parsed: int  # the reply made a program
     admitted: int
+    repaired: int  # of the admitted, after a repair
+    new: int  # of the admitted, on all levels of novelty
     gained: Share  # of the measured, better than their parent
     model_s: float
     tokens: float  # of prompts and replies
@@ -87,6 +91,7 @@ def _reach(
 ) -> Reach:
     candidates = [one.candidate for one in tries if one.candidate]
     compared = [parents[one.id] for one in candidates if one.id in parents]
+    counts = rates(tries)
     written = [one.proposal.writing for one in tries if one.proposal.writing]
 
     def per_admitted(values: Sequence[float]) -> float:
@@ -99,7 +104,10 @@ def _reach(
     return Reach(
         label=label,
         asked=len(tries),
+        parsed=sum(one.parsed for one in counts),
         admitted=len(candidates),
+        repaired=sum(one.admitted_after_repair for one in counts),
+        new=sum(one.new for one in counts),
         gained=share_of(sum(one.low > 0 for one in compared), len(compared), confidence),
         model_s=per_admitted([one.model_s for one in written]),
         tokens=per_admitted([one.prompt_tokens + one.reply_tokens for one in written]),

@@ -20,7 +20,7 @@ from arch_search.proposals.mutation import mutate
 from arch_search.proposals.rendering import MIXER
 from arch_search.proposals.rendering import render as rendered
 from cognition_db.experience.archive import ArchiveContents
-from cognition_db.records import Candidate, Rung, SlotTry, Writing, candidate_id
+from cognition_db.records import Candidate, Rung, SlotTry, Verdict, Writing, candidate_id
 
 Invent = Callable[..., Any]
 HELPER = "def extra(self, v: Tensor) -> Tensor:\n    return v.cumsum(2)\n"
@@ -108,6 +108,17 @@ def test_the_share_outside_counts_tried_and_admitted_programs_that_parse(tried: 
     assert (rows["whole_module"].outside.count, rows["whole_module"].outside.total) == (1, 1)
     assert (rows["all"].outside.count, rows["all"].outside.total) == (2, 4)
     assert list(rows) == ["grammar_edit", "whole_module", "all"]
+
+
+def test_counts_of_the_rungs_are_those_of_the_rates_and_add_up(tried: ArchiveContents) -> None:
+    one = tried.tries[0]
+    mended = replace(one, proposal=replace(one.proposal, repairs=1))
+    near = Verdict(check="near_duplicate", outcome="failed", reason="")
+    contents = replace(tried, tries=(mended, replace(tried.tries[1], verdicts=(near,)), *tried.tries[2:]))
+    counted = {
+        label: (row.asked, row.parsed, row.admitted, row.repaired, row.new) for label, row in rows_of(contents).items()
+    }
+    assert counted == {"grammar_edit": (3, 3, 2, 1, 1), "whole_module": (2, 2, 1, 0, 1), "all": (5, 5, 3, 1, 2)}
 
 
 def test_a_rung_without_an_admitted_program_has_no_cost_per_program(tried: ArchiveContents) -> None:
