@@ -105,13 +105,16 @@ def _refusing(tried: SlotTry) -> Verdict | None:
 
 
 def _tried_here(number: int, drawn: Drawn, assignment: Assignment, past: Past) -> tuple[str, ...]:
-    """This slot's own tries first, then those from the same parent, by the same insight, the last first."""
+    """This slot's own tries first, wherever they went; then those from the same parent, by the same idea, the last."""
     insight = assignment.insight.id if assignment.insight else ""
+
+    def is_own(tried: SlotTry) -> bool:
+        return (tried.proposal.generation, tried.proposal.slot) == (number, drawn.plan.slot)
 
     def nearness(tried: SlotTry) -> tuple[bool, bool, bool, int, int, int]:
         proposal = tried.proposal
         return (
-            (proposal.generation, proposal.slot) == (number, drawn.plan.slot),
+            is_own(tried),
             assignment.parent.id in proposal.parents,
             insight in proposal.insights,
             proposal.generation,
@@ -119,7 +122,8 @@ def _tried_here(number: int, drawn: Drawn, assignment: Assignment, past: Past) -
             -proposal.slot,
         )
 
-    here = [tried for tried in past.tries if is_of_search(tried.proposal.arm) and _is_at(tried, assignment)]
+    made = [tried for tried in past.tries if is_of_search(tried.proposal.arm)]
+    here = [tried for tried in made if is_own(tried) or _is_at(tried, assignment)]
     lines = (_line(tried, past.outcomes) for tried in sorted(here, key=nearness, reverse=True))
     return tuple(dict.fromkeys(filter(None, lines)))[:_LINES]
 

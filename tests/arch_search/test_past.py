@@ -184,6 +184,12 @@ def test_a_reply_that_made_no_program_is_told_at_its_slot() -> None:
     assert told(Past(tries=(nothing,))) == ("a reply that made no program: refused (program)",)
 
 
+def test_a_second_try_is_told_of_the_first_though_it_goes_to_another_place() -> None:
+    first = refused(1, generation=4, slot=5, method="values")
+    assert told(Past(tries=(first,)), number=4) == ("change 1: refused (causality, token 3 sees token 5)",)
+    assert told(Past(tries=(first,)), number=3) == ()
+
+
 def test_a_rung_without_a_place_is_told_of_its_own_rung() -> None:
     tries = (refused(1, rung="whole_module", method=""), refused(2, rung="grammar_edit"))
     (line,) = told(Past(tries=tries), one=drawn(rung="whole_module", method=""))
