@@ -9,7 +9,7 @@ TORCH_INDEX := $(if $(ARCH_SEARCH_TORCH_INDEX),--extra-index-url "$(ARCH_SEARCH_
 PIP := "$(BIN)/python" -m pip install --quiet --disable-pip-version-check
 SOURCES := arch_search kernels slurm cognition_db hydra_conf
 
-.PHONY: install install-dev run check test test-long faults bench clean
+.PHONY: install install-dev run check test test-offline test-long faults bench clean
 
 install: $(VENV)/.installed
 
@@ -41,6 +41,10 @@ check: install-dev
 # Everything: real Slurm, real vLLM. Names what it had to skip.
 test: install-dev
 	@tests/run_all.sh
+
+# The unit tests where there is no network but loopback, as `make test` runs them; fewer: make test-offline ONLY=tests/agents
+test-offline: install-dev
+	@OMP_NUM_THREADS=1 tests/offline.sh "$(BIN)/python" -m pytest -q -n 2 -m "not vllm and not slurm and not gpu and not long" $(ONLY)
 
 # What takes several minutes each: servers that are killed, hang and reach their time limit on a real Slurm.
 test-long: install-dev

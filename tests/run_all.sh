@@ -12,6 +12,7 @@ passed_tests=0
 failed_tests=0
 skipped_tests=0
 line="tiers:"
+around=() # a command that the tests of a tier are run by
 
 # tier NAME REASON-IF-IT-CANNOT-RUN PYTEST-ARGUMENTS...
 tier() {
@@ -24,7 +25,7 @@ tier() {
   echo "== tier $name"
   local log
   log=$(mktemp)
-  "$bin/python" -m pytest -q "$@" 2>&1 | tee "$log"
+  "${around[@]}" "$bin/python" -m pytest -q "$@" 2>&1 | tee "$log"
   local code=${PIPESTATUS[0]}
   local ran
   ran=$(grep -oE '[0-9]+ passed' "$log" | tail -1 | cut -d' ' -f1)
@@ -42,7 +43,12 @@ tier() {
 
 without() { command -v "$1" >/dev/null 2>&1 || echo "no $1"; }
 
+# what needs no server of another kind must need no network either: this tier has loopback and nothing else
+no_offline=$(tests/offline.sh --possible)
+[ -n "$no_offline" ] || around=(tests/offline.sh)
 tier unit "" -n 2 -m "not vllm and not slurm and not gpu and not long"
+line="$line offline=$([ -n "$no_offline" ] && echo "skipped($no_offline)" || echo unit)"
+around=()
 small=llm.model=smollm2-135m-instruct
 no_vllm=$("$bin/arch-search" doctor --impossible vllm "$small")
 [ -n "$no_vllm" ] || "$bin/arch-search" prefetch "$small"

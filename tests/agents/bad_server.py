@@ -71,7 +71,7 @@ class Asked:
     def good(self) -> str:
         if self.wants_object:
             names = self.body["response_format"]["json_schema"]["schema"]["required"]
-            return json.dumps({name: {**MARKS, **WORDS, **PLAN}[name] for name in names})
+            return json.dumps({name: {**MARKS, **WORDS, **PLAN}.get(name, "as before") for name in names})
         if self.body["max_tokens"] > 2_000:
             return f"```python\n{MODULE}```"
         return self.hook

@@ -16,7 +16,7 @@ from bad_server import ALL, BadServer, Misbehaviour, bad_server, fails
 
 from arch_search.agents.call_log import CallLog
 from arch_search.agents.client import OneServer, OpenAiClient
-from arch_search.analysing import draw_lessons
+from arch_search.analysing import analyse
 from arch_search.campaign import Campaign, start_or_continue
 from arch_search.domains.linear_attention import SEED_PROGRAM
 from arch_search.errors import ModelServerError
@@ -137,7 +137,7 @@ def test_a_bad_reply_leaves_a_lesson_without_words_and_says_why(campaign: Campai
     contents = ArchiveContents(candidates=(REFERENCE, candidate))
     with bad_server(way) as server:
         client = client_of(server, campaign, log_of(campaign, number))
-        (lesson,) = draw_lessons(campaign, number, contents, client=client, reference_id=REFERENCE.id)
+        (lesson,) = analyse(campaign, number, contents, client=client, reference_id=REFERENCE.id)
     assert (lesson.outcome, lesson.text, lesson.judge_score) == ("not_measured", "", None)
     assert lesson.analysis is not None
     assert [reason.partition(":")[0] for reason in lesson.analysis.unusable] == ["analyst", "judge"]
