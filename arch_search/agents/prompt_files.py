@@ -110,7 +110,7 @@ def require_rendering(name: str, text: str) -> None:
         # with and without each fact: a condition may hide a mistake
         for value in ("text", ""):
             try:
-                template(part).render(dict.fromkeys((*prompt.facts, *prompt.data), value))
+                template(part).render(dict.fromkeys((*prompt.facts, *prompt.data, *PROMPT_WORDS), value))
             except Exception as error:  # a template may raise anything that an expression can
                 raise ConfigError(f"prompts/{name}.md cannot be filled in: {error}") from None
 

@@ -136,7 +136,9 @@ MEASURED = dict.fromkeys((*prompt_files.shipped("analyst").facts, *prompt_files.
 
 def test_the_shipped_text_does_as_a_wording_of_the_campaign() -> None:
     for name in prompt_files.names():
-        own = prompt_files.changed(name, (PROMPTS / f"{name}.md").read_text(encoding="utf-8"))
+        text = (PROMPTS / f"{name}.md").read_text(encoding="utf-8")
+        prompt_files.require_rendering(name, text)
+        own = prompt_files.changed(name, text)
         assert (own.system, own.question) == (prompt_files.shipped(name).system, prompt_files.shipped(name).question)
 
 
