@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from arch_search.analysis.text import short
 from arch_search.clean_text import one_line
-from cognition_db.records import Evaluation, SlotTry
+from cognition_db.records import Evaluation, Lesson, SlotTry
 
 _REASONS_SHOWN = 3
 
@@ -31,6 +31,17 @@ def refusals(tries: Sequence[SlotTry]) -> tuple[Cause, ...]:
             continue
         first = next((verdict for verdict in tried.verdicts if verdict.refuses), None)
         reasons[first.check if first else "no verdict"].append(first.reason if first else "")
+    return _causes(reasons)
+
+
+def unusable(tries: Sequence[SlotTry], lessons: Sequence[Lesson]) -> tuple[Cause, ...]:
+    """Roles beside the writers that were asked and sent nothing of use, most frequent first."""
+    said = [reason for one in tries if one.proposal.writing for reason in one.proposal.writing.unusable]
+    said += [reason for one in lessons if one.analysis for reason in one.analysis.unusable]
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for role, _, reason in (one.partition(": ") for one in said):
+        # ours begin with the key of the call, which is another one each time
+        reasons[role].append(reason.partition(": ")[2] or reason)
     return _causes(reasons)
 
 

@@ -112,6 +112,7 @@ def render(contents: ArchiveContents, *, facts: ReportFacts) -> str:
             origins=provenance(contents, rows, confidence=facts.confidence),
             opinions=opinion_sentences(facts.opinions) if facts.opinions else (),
             refusals=failures.refusals(contents.tries),
+            unusable=failures.unusable(contents.tries, contents.lessons),
             endings=failures.endings(contents.evaluations),
             costs=generation_costs(contents),
             lessons=[LessonRow(lesson=lesson, name=names.get(lesson.candidate_id, "")) for lesson in contents.lessons],

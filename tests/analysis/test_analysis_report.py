@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 import pytest
 
 from arch_search.analysis.arms import by_arm
-from arch_search.analysis.failures import endings, refusals
+from arch_search.analysis.failures import endings, refusals, unusable
 from arch_search.analysis.report import leaderboard, render, write_report
 from arch_search.analysis.statistics import noise_of, standings
 from cognition_db.experience.archive import ArchiveContents
-from cognition_db.records import Certificate, Verdict
+from cognition_db.records import Analysis, Certificate, Verdict, Writing
 
 CERTIFICATE = Certificate(outcome="passed", reason="proved", length=128, layers=2, operators=31, seconds=0.5)
 HOSTILE = '<script>alert(1)</script>" onload="x" \u202e\x1b[31m\x00 {{ 7 * 7 }} </style></svg><img src=x>\ud800'
@@ -195,6 +195,22 @@ def test_refusals_that_differ_in_numbers_only_are_counted_together(try_of):
     causes = refusals(tries)
     assert [(cause.label, cause.count) for cause in causes] == [("causality", 3), ("reply", 1)]
     assert causes[0].reasons == (("output # changed by #", 3),)
+
+
+def test_replies_of_no_use_are_counted_by_role_and_shown(invent, facts_of, try_of):
+    contents = invent()
+    no_plan = Writing(unusable=("planner: g0001/s000/t0/planner: the reply is empty",))
+    silent = Analysis(
+        unusable=("analyst: g0001/abc/analyst: the reply is not JSON: 'Sure'", "judge: g0001/abc/judge: HTTP 400: no")
+    )
+    tried = try_of(None, refused_by="reply", reason="empty")
+    tries = (replace(tried, proposal=replace(tried.proposal, writing=no_plan)),)
+    lessons = tuple(replace(one, analysis=silent) for one in contents.lessons[:2])
+    causes = unusable(tries, lessons)
+    assert [(cause.label, cause.count) for cause in causes] == [("analyst", 2), ("judge", 2), ("planner", 1)]
+    assert causes[0].reasons == (("the reply is not JSON: 'Sure'", 2),)
+    html = render(replace(contents, lessons=lessons), facts=facts_of(contents))
+    assert "the reply is not JSON: &#39;Sure&#39;" in html
 
 
 def test_every_ending_of_a_run_is_counted(candidate_of, run_of):
