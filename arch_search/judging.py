@@ -41,8 +41,10 @@ def measure_judge(campaign: Campaign, number: int, client: ModelClient, pool: Ex
     known: list[Future[PairMarks]] = []
     canary: Future[PairMarks] | None = None
     if pairs and not file.exists():
+        # by number, not by name: a replay knows the calls of the campaign, not what its model was called
+        place = len(list(campaign.paths.calibrations.glob("*.json")))
         known = [
-            pool.submit(ask.in_order, pair, first, f"calibration/{_digest(model)}/{pair.name}/{first}")
+            pool.submit(ask.in_order, pair, first, f"calibration/{place}/{pair.name}/{first}")
             for pair in pairs
             for first in _ORDERS
         ]
@@ -122,5 +124,5 @@ def _score(opinion: Opinion | None) -> float | None:
 
 
 def _digest(model: str) -> str:
-    """A name for files and calls: a model may be a path."""
+    """A name for a file: a model may be a path."""
     return sha256_text(model)[:12]

@@ -37,6 +37,16 @@ class Calibration:
     model: str
     marks: tuple[PairMarks, ...]
 
+    @property
+    def alone(self) -> tuple[PairMarks, ...]:
+        """The marks that each program got when it was asked first: a second one may get a copy of the first one's."""
+        first = {(one.pair, one.first): one for one in self.marks}
+        return tuple(
+            PairMarks(pair=pair, first="alone", better=one.better, worse=first[pair, "worse"].worse)
+            for (pair, order), one in first.items()
+            if order == "better" and (pair, "worse") in first
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeRecord:
@@ -82,7 +92,7 @@ def opinion_sentences(opinions: Opinions) -> tuple[str, ...]:
     sentences = [_analyst(opinions.analyst)]
     sentences += [
         f"Before it marked anything {one.model} was shown pairs of programs of which one is known to be better, in "
-        f"both orders: {_right(one.marks)}."
+        f"both orders: {_right(one.marks)}. By the marks of each program alone: {_right(one.alone)}."
         for one in opinions.judge.calibrations
     ]
     if opinions.judge.canaries:

@@ -10,7 +10,7 @@ from arch_search.analysis.text import duration, interval, number, short, signed,
 from arch_search.clean_text import clean, one_line
 from arch_search.errors import CampaignError
 from cognition_db.experience.archive import ArchiveContents
-from cognition_db.records import Candidate, Certificate, Evaluation
+from cognition_db.records import Analysis, Candidate, Certificate, Evaluation
 
 _LEVELS = 50
 
@@ -114,4 +114,18 @@ def _lessons(contents: ArchiveContents, candidate: Candidate) -> list[str]:
             lines.append(
                 f"{lesson.outcome.replace('_', ' ')}, {signed(lesson.difference)}: {one_line(lesson.text)}".rstrip(": ")
             )
+            lines += _opinions(lesson.analysis) if lesson.analysis else []
+    return lines
+
+
+def _opinions(said: Analysis) -> list[str]:
+    """What the Analyst and the Judge said beside the lesson."""
+    lines = []
+    if said.component:
+        lines.append(f"the Analyst blames {one_line(said.component)} (confidence {number(said.confidence, 2)})")
+    if said.trigger:
+        lines.append(f"symptom: {one_line(said.trigger)}")
+    if said.effectiveness:
+        marks = f"effectiveness {said.effectiveness}, novelty {said.novelty}, complexity {said.complexity}"
+        lines.append(f"marks of the Judge: {marks}")
     return lines

@@ -45,7 +45,8 @@ def test_the_report_says_how_the_judge_did_and_what_its_marks_weigh(invent, fact
     )
     words = " ".join(opinion_sentences(opinions))
     assert "of 3 comparisons right: 1 (1 with equal marks, 1 without marks)" in words
-    assert "of 1 comparison right: 1." in words
+    assert "By the marks of each program alone: of 1 comparison right: 1." in words
+    assert "it marked one such pair as well: of 1 comparison right: 1." in words
     assert "+0.500 [+0.180, +0.720] at 90 % over 24 programs. Their weight in the ranking is 0.060." in words
     contents = invent()
     page = render(contents, facts=facts_of(contents, opinions=opinions))

@@ -12,6 +12,7 @@ from arch_search.analysis.statistics import standings
 from arch_search.analysis.svg import Scale
 from arch_search.errors import CampaignError
 from cognition_db.experience.archive import ArchiveContents
+from cognition_db.records import Analysis, Lesson
 
 HOW = {"metric": "recall_accuracy", "confidence": 0.95}
 
@@ -85,6 +86,17 @@ def test_show_tells_lineage_checks_runs_and_program(invent):
     assert "causality" in shown
     assert "seed 0: recall_accuracy" in shown
     assert child.program.strip() in shown
+
+
+def test_show_tells_what_the_analyst_blames_and_the_marks_of_the_judge(candidate_of, run_of):
+    row = candidate_of("gate")
+    said = Analysis(component="output gate", confidence=0.6, trigger="recall is flat", effectiveness=3, novelty=2)
+    lesson = Lesson(candidate_id=row.id, generation=1, outcome="worse", difference=-0.1, text="Drop it.", analysis=said)
+    contents = ArchiveContents(candidates=(row,), evaluations=(run_of(row, 0, recall=0.5),), lessons=(lesson,))
+    shown = show_text(contents, row, reference_id=row.id, **HOW)
+    assert "the Analyst blames output gate (confidence 0.60)" in shown
+    assert "symptom: recall is flat" in shown
+    assert "marks of the Judge: effectiveness 3, novelty 2, complexity 0" in shown
 
 
 def test_show_keeps_control_characters_from_the_terminal(candidate_of, run_of):

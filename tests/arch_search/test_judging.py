@@ -91,6 +91,7 @@ def test_a_model_is_calibrated_once_and_every_generation_has_another_canary(camp
     assert len(again.asked) == 2
     assert [one.pair for one in record.canaries] == [PAIRS[1].name, PAIRS[2].name]
     mark(replace(campaign, config=load_config(["campaign=smoke", "llm.model=other"])), again, 3)
+    assert {one.key.split("/")[1] for one in again.asked if one.key.startswith("calibration")} == {"1"}
     assert {one.model for one in judge_record(campaign).calibrations} == {campaign.config.llm.model, "other"}
 
 
