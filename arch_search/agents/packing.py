@@ -22,7 +22,7 @@ class Packed:
 
 
 def tokens_of(*texts: str) -> int:
-    """At most so many tokens, estimated from the bytes."""
+    """How many tokens these turns need, estimated from their bytes and rather too high."""
     return sum(int(len(text.encode()) / _BYTES_PER_TOKEN) + _TOKENS_PER_TURN for text in texts)
 
 

@@ -17,13 +17,16 @@ from arch_search.protocols import ModelClient
 
 Origin = Literal["literature", "analysis", "original"]
 _FEWEST_WORDS = 3
+# characters; a plan of all three stays below what the prompts of the Coder show of it
+_LONGEST = 300
+_LONGEST_EFFECT = 200
 
 
 class _Reply(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
-    idea: Annotated[str, Field(max_length=300)]
-    mechanism: Annotated[str, Field(max_length=300)]
-    expected_effect: Annotated[str, Field(max_length=200)]
+    idea: Annotated[str, Field(max_length=_LONGEST)]
+    mechanism: Annotated[str, Field(max_length=_LONGEST)]
+    expected_effect: Annotated[str, Field(max_length=_LONGEST_EFFECT)]
     origin: Origin
     sources: Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=6)]
 
@@ -72,7 +75,8 @@ def make_plan(client: ModelClient, view: View, *, prompts: Prompts, key: str, sa
     request = prompts.request("planner", facts, key=key, sampling=sampling)
     asked = request.messages[-1]["content"]  # what did not fit is no source
     reply, _ = ask_for_json(client, request, _Reply)
-    idea, mechanism, effect = (_one_line(text) for text in (reply.idea, reply.mechanism, reply.expected_effect))
+    idea, mechanism = _one_line(reply.idea), _one_line(reply.mechanism)
+    effect = _one_line(reply.expected_effect, _LONGEST_EFFECT)
     if len(idea.split()) < _FEWEST_WORDS:
         raise ReplyError(f"{key}: the plan has no idea in it: {idea!r}")
     sources = tuple(dict.fromkeys(_one_line(source).strip("[]") for source in reply.sources))
@@ -85,5 +89,8 @@ def make_plan(client: ModelClient, view: View, *, prompts: Prompts, key: str, sa
     )
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split()).strip(" ,;")
+def _one_line(text: str, longest: int = _LONGEST) -> str:
+    """The text on one line; where the server stopped it at its limit, without the sentence that it broke off."""
+    line = " ".join(text.split())
+    whole = line[: line.rfind(". ") + 1] if len(text) >= longest else ""
+    return (whole or line).strip(" ,;")

@@ -150,6 +150,13 @@ def test_a_program_that_the_prompt_had_no_room_for_is_no_source(tmp_path: Path) 
     assert writing.unfounded == (CHILD.id,)
 
 
+def test_a_sentence_that_the_limit_of_the_reply_broke_off_is_not_part_of_the_plan(tmp_path: Path) -> None:
+    whole = "Clear the memory by the input. " + "It keeps what is new." + " And it keeps " + "x" * 300
+    assert (
+        written(tmp_path, Model(plan(idea=whole[:300]))).idea == "Clear the memory by the input. It keeps what is new."
+    )
+
+
 @pytest.mark.parametrize("useless", ["no JSON", plan(origin="god"), plan(idea=" , ; "), plan(*"abcdefg")])
 def test_without_a_plan_of_use_the_insight_is_followed(tmp_path: Path, useless: str) -> None:
     model = Model(useless, useless)
