@@ -42,7 +42,7 @@ def canonical(tree: ast.Module) -> ast.Module:
     _drop_unused_imports(tree)
     for function in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
         function.body = [_Bare().visit(one) for one in function.body]
-    _Folder(Reals(tree), may_reorder=not _may_notice_order(tree)).visit(tree)
+    _Folder(Reals(tree), is_pure=not _has_effects(tree)).visit(tree)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef)):
             node.body = _rows(node.body, tree)
@@ -55,19 +55,19 @@ def canonical(tree: ast.Module) -> ast.Module:
 
 
 def _drop_unused_imports(tree: ast.Module) -> None:
-    """Import lines of the module keep the names that something reads, one name a line, sorted."""
+    """Imports keep the names that something reads, one name a line, sorted where none hides another."""
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    lines = []
+    lines: list[ast.stmt] = []
+    names: list[str] = []
     for node in tree.body:
-        if not isinstance(node, (ast.Import, ast.ImportFrom)):
-            continue
-        for alias in node.names:
+        for alias in node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else ():
             bound = (alias.asname or alias.name).split(".")[0]
             if bound in used or alias.name == "*":
-                one = type(node)(**{**dict(ast.iter_fields(node)), "names": [alias]})
-                lines.append((ast.dump(one), one))
-    rest = [node for node in tree.body if not isinstance(node, (ast.Import, ast.ImportFrom))]
-    tree.body = [one for _, one in sorted(lines, key=lambda line: line[0])] + rest
+                lines.append(type(node)(**{**dict(ast.iter_fields(node)), "names": [alias]}))
+                names.append(bound)
+    if len(set(names)) == len(names):
+        lines.sort(key=ast.dump)
+    tree.body = lines + [node for node in tree.body if not isinstance(node, (ast.Import, ast.ImportFrom))]
 
 
 class _Bare(ast.NodeTransformer):
@@ -83,15 +83,15 @@ class _Bare(ast.NodeTransformer):
 # ---- constants and operands
 
 
-def _may_notice_order(tree: ast.Module) -> bool:
-    """Whether the order in which operands are computed might count: operators of its own, or state between calls."""
+def _has_effects(tree: ast.Module) -> bool:
+    """Whether it might count in which order operands are computed, or whether `x * 1` is x itself or a copy."""
     for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
         if function.name in _OVERLOADS:
             return True
         if function.name == "__init__":
             continue
         for node in ast.walk(function):
-            if isinstance(node, (ast.Global, ast.Nonlocal, ast.NamedExpr, ast.Yield, ast.Await)):
+            if isinstance(node, (ast.Global, ast.Nonlocal, ast.NamedExpr, ast.AugAssign, ast.Yield, ast.Await)):
                 return True
             if isinstance(node, (ast.Attribute, ast.Subscript)) and not isinstance(node.ctx, ast.Load):
                 return True
@@ -109,9 +109,9 @@ def _changes_something(call: ast.Call) -> bool:
 class _Folder(ast.NodeTransformer):
     """Folds constants and makes sums and products `Unordered`, from the inside out."""
 
-    def __init__(self, reals: Reals, *, may_reorder: bool) -> None:
+    def __init__(self, reals: Reals, *, is_pure: bool) -> None:
         self._reals = reals
-        self._may_reorder = may_reorder
+        self._is_pure = is_pure
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
         self.generic_visit(node)
@@ -120,7 +120,8 @@ class _Folder(ast.NodeTransformer):
             return node
         if is_number(inner):
             return ast.Constant(-inner.value)  # type: ignore[attr-defined]
-        return inner.operand if isinstance(inner, ast.UnaryOp) and isinstance(inner.op, ast.USub) else node
+        is_double = self._is_pure and isinstance(inner, ast.UnaryOp) and isinstance(inner.op, ast.USub)
+        return inner.operand if is_double else node  # type: ignore[attr-defined]
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         is_real = {id(side): self._reals.is_real(side) for side in (node.left, node.right)}
@@ -133,11 +134,11 @@ class _Folder(ast.NodeTransformer):
         if isinstance(node.op, ast.Sub) and is_number(node.right):
             node = ast.BinOp(node.left, ast.Add(), ast.Constant(-node.right.value))  # type: ignore[attr-defined]
             counts = True
+        if not self._is_pure:
+            return node
         kept = _without_neutral(node, left_is_real=real[0], right_is_real=real[1])
         if kept is not None:
             return kept
-        if not self._may_reorder:
-            return node
         if isinstance(node.op, ast.Mult):
             return _chain("product", node)
         return _chain("sum", node) if isinstance(node.op, ast.Add) and counts else node

@@ -71,6 +71,9 @@ def _kept(tree: ast.Module) -> set[str]:
             kept |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
         if isinstance(node, ast.keyword) and node.arg:
             kept.add(node.arg)
+        # as keywords are given by a dict
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and not isinstance(node.value, Own):
+            kept.add(node.value)
     return kept
 
 
@@ -158,7 +161,7 @@ def _bound(node: ast.AST, *, into_functions: bool = True) -> set[str]:
                 found.add(name)
             case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
                 found.add(name)
-            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)):
                 found.add(name)
         if into_functions or not isinstance(one, ast.FunctionDef):
             member = isinstance(one, ast.ClassDef) or (is_member and hasattr(one, "members"))

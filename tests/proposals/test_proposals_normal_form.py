@@ -125,8 +125,9 @@ def test_two_builtins_are_two_though_a_variable_hides_one_of_them() -> None:
     assert normal_form(lower) != normal_form(lower.replace("min", "max"))
 
 
-def test_arguments_that_are_given_by_name_keep_their_names() -> None:
-    one = layer("self.bend(y, base=2, power=3)").replace("y, n):", "y, base, power):").replace("** n", "* base**power")
+@pytest.mark.parametrize("given", ["base=2, power=3", '**{"base": 2, "power": 3}'])
+def test_arguments_that_are_given_by_name_keep_their_names(given: str) -> None:
+    one = layer(f"self.bend(y, {given})").replace("y, n):", "y, base, power):").replace("** n", "* base**power")
     other = one.replace("y, base, power):", "y, power, base):").replace("* base**power", "* power**base")
     assert normal_form(one) != normal_form(other)
 
@@ -157,6 +158,18 @@ def test_operands_that_change_state_keep_their_order() -> None:
     swap = ("self.bend(y, 2) * self.widen(y)", "self.widen(y) * self.bend(y, 2)")
     assert normal_form(text) == normal_form(text.replace(*swap))
     assert normal_form(counting) != normal_form(counting.replace(*swap))
+
+
+@pytest.mark.parametrize("change", ["z += 1", "z[:, 0] = 1", "z.add_(1)"])
+@pytest.mark.parametrize("copy", ["y * 1.0", "-(-y)"])
+def test_a_copy_that_is_changed_in_place_is_not_what_it_was_copied_from(change: str, copy: str) -> None:
+    text = layer("y + z").replace("return self.out", f"z = {copy}\n        {change}\n        return self.out")
+    assert normal_form(text) != normal_form(text.replace(copy, "y"))
+
+
+def test_of_two_imports_of_one_name_the_last_counts() -> None:
+    first, last = "from torch import relu as act\n", "from torch import tanh as act\n"
+    assert normal_form(first + last + layer("act(y)")) != normal_form(last + first + layer("act(y)"))
 
 
 def test_copied_pieces_of_the_toolbox_do_not_count_and_changed_ones_do() -> None:
@@ -230,7 +243,7 @@ _vectors = st.recursive(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(result=_vectors, seed=st.integers(0, 2**32 - 1))
 def test_a_generated_program_has_one_form_however_it_is_written(result: str, seed: int) -> None:
     program = mixing(f"o + {result}")
@@ -261,7 +274,7 @@ def _swapped(result: str) -> str:
     return result.replace('"a"', '"c"').replace('"b"', '"a"').replace('"c"', '"b"')
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(results=st.lists(_vectors, min_size=2, max_size=12, unique=True))
 def test_no_two_generated_programs_of_one_form_behave_differently(results: list[str]) -> None:
     seen: dict[str, str] = {}
@@ -277,7 +290,7 @@ def test_mutations_of_one_form_behave_alike(seed, build, candidate) -> None:
     x = torch.randn(1, 9, 16, generator=torch.Generator().manual_seed(5))
     seen: dict[str, list[float]] = {}
     parent = seed
-    for number in range(24):
+    for number in range(16):
         program = mutation.mutate(parent, np.random.default_rng(number)).program
         swapped = _written_otherwise(program, random.Random(number))
         assert normal_form(swapped) == normal_form(program)
@@ -289,4 +302,4 @@ def test_mutations_of_one_form_behave_alike(seed, build, candidate) -> None:
         values = module(x).flatten().tolist()
         twin = seen.setdefault(normal_form(program), values)
         assert np.allclose(twin, values, rtol=1e-4, atol=1e-5)
-    assert len(seen) > 12
+    assert len(seen) > 8
