@@ -27,6 +27,12 @@ class Known:
     failures: Mapping[str, str] = field(default_factory=dict)
     reference: str = ""
 
+    @staticmethod
+    def of(candidates: Sequence[Candidate], *, failures: Mapping[str, str], reference: Candidate | None) -> Known:
+        """All that is known before a round; the reference is, although its generation may not be closed yet."""
+        first = Known(failures=failures, reference=reference.program if reference else "")
+        return first.with_candidates([*([reference] if reference else []), *candidates])
+
     def with_candidates(self, candidates: Sequence[Candidate]) -> Known:
         """The same and these; placebos are copies by intent and left out."""
         originals = [candidate for candidate in candidates if candidate.arm != "placebo"]

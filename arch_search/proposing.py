@@ -175,8 +175,8 @@ class Proposer:
             written, reference = written[1:], decided[0].candidate
             yield decided[0]
         target = reference.parameter_count if reference else None
-        known = Known(failures=past.failures(), reference=reference.program if reference else "")
-        known = known.with_candidates([*contents.candidates, *admitted(past.tries)])
+        before = [*contents.candidates, *admitted(past.tries)]
+        known = Known.of(before, failures=past.failures(), reference=reference)
         for one, tried in zip(written, self._admit(number, written, known, target), strict=True):
             first = distinct(tried, known, decided, self._config.admission)
 

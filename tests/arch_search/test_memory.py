@@ -86,6 +86,14 @@ def test_above_one_nothing_is_marked() -> None:
     assert near_duplicate(program, known, threshold=2.0).outcome == "passed"
 
 
+def test_the_reference_is_known_before_its_generation_is_closed() -> None:
+    assert FIRST.candidate is not None
+    reference = replace(FIRST.candidate, arm="baseline")
+    known = Known.of((), failures={}, reference=reference)
+    assert list(known.normal_forms.values()) == list(known.fingerprints) == [reference.id]
+    assert known.reference == reference.program
+
+
 def test_placebos_are_not_known() -> None:
     assert FIRST.candidate is not None
     assert KNOWN.with_candidates([replace(FIRST.candidate, arm="placebo")]) == KNOWN
