@@ -176,8 +176,12 @@ class BatchClient:
     def _record(self, paths: BatchPaths, requests: Sequence[ModelRequest]) -> None:
         replies = CallLog(paths.calls, paths.text)
         for request in requests:
-            reply = replies.find(request.key)
-            if reply is not None and self._log.find(request.key) is None:
+            call = replies.call(request.key)
+            if call is None or self._log.call(request.key) is not None:
+                continue
+            if call.refused:
+                self._log.refuse(request, call.refused)
+            elif (reply := replies.find(request.key)) is not None:
                 self._log.record(request, reply)
 
     def _wait(self, note: str, seconds: float) -> None:
