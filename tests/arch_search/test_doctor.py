@@ -64,7 +64,7 @@ def test_a_disabled_entry_of_scrontab_is_found_and_others_are_not(
     assert "arch-search tick campaigns/b" in found[0].text
 
 
-def test_a_process_cut_off_from_the_network_reaches_nothing_and_one_that_is_not_is_noticed() -> None:
+def test_a_process_cut_off_from_the_network_reaches_nothing() -> None:
     cut_off, reason = doctor_offline.without_network()
     if not cut_off:
         pytest.skip(f"no namespace without a network here: {reason}")
@@ -72,6 +72,10 @@ def test_a_process_cut_off_from_the_network_reaches_nothing_and_one_that_is_not_
         [*cut_off, sys.executable, "-c", doctor_offline._NO_ROUTE], capture_output=True, text=True, timeout=60
     )
     assert "Network is unreachable" in answer.stderr
+
+
+@pytest.mark.online
+def test_a_process_that_is_not_cut_off_from_the_network_is_noticed() -> None:
     assert doctor_offline._why_not(["env"])
 
 
