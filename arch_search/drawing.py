@@ -149,7 +149,7 @@ def draw(
     entropy = np.random.SeedSequence([config.campaign.seed, number, plan.slot, attempt])
     seed = int(entropy.generate_state(1)[0])
     if plan.arm in ("baseline", "placebo", "hand"):
-        words = steering.words(plan.arm, slot=plan.slot, pin=None)
+        words = steering.words(plan.arm, plan.drawn_rung, slot=plan.slot, pin=None)
         return Drawn(plan, attempt, seed, None if plan.arm == "hand" else reference, None, steering=words)
     assert reference is not None, "generation 0 is filled before any other"
     first = attempt * len(slot_plans(config)) + plan.slot
@@ -158,7 +158,7 @@ def draw(
         own = _own((*choices[first:], *choices[:first]), plan, steering, reference) or choice
         candidates = (*contents.candidates, reference)
         choice, pin = pinned(own, plan, attempt, steering, candidates=candidates, reference=reference)
-    words = steering.words(plan.arm, slot=plan.slot, pin=pin)
+    words = steering.words(plan.arm, plan.drawn_rung, slot=plan.slot, pin=pin)
     if not plan.asks_model:
         following = (*choices[first + 1 :], *choices[: first + 1])
         partner = second_parent(choice.parent, following, contents) if plan.rung == "crossover" else None

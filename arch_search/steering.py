@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from cognition_db.records import Arm, sha256_text
+from cognition_db.records import WRITTEN_RUNGS, Arm, Rung, sha256_text
 
 Kind = Literal["pause", "resume", "ban", "unban", "pin", "unpin", "prompt", "idea", "program"]
 Banned = Literal["family", "rung", "candidate"]
@@ -91,7 +91,7 @@ class Steering:
     def program_of(self, slot: int) -> Gift:
         return next(program for program in self.programs if program.slot == slot)
 
-    def words(self, arm: Arm, *, slot: int, pin: Pin | None) -> tuple[str, ...]:
+    def words(self, arm: Arm, rung: Rung, *, slot: int, pin: Pin | None) -> tuple[str, ...]:
         """What of it had a part in a try: the provenance that goes with the proposal."""
         if arm == "hand":
             return (f"program by hand (request {self.program_of(slot).request})",)
@@ -100,10 +100,12 @@ class Steering:
         said = [f"ban of {ban.of} {ban.subject} (request {ban.request})" for ban in self.bans]
         if pin is not None:
             said.append(f"parent {pin.candidate} pinned (request {pin.request})")
-        if arm != "mutate":
+        if rung in WRITTEN_RUNGS:
+            others = {f"researcher_{other}" for other in WRITTEN_RUNGS if other != rung}
             said += [
                 f"prompt {prompt.name} {sha256_text(prompt.text)[:12]} (request {prompt.request})"
                 for prompt in self.prompts
+                if prompt.name not in others
             ]
         idea = self.idea_of(slot)
         return (*said, f"idea by hand (request {idea.request})") if idea else tuple(said)

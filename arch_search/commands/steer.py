@@ -233,7 +233,7 @@ def _words(request: Request) -> str:
         "resume": "resume",
         "ban": f"ban of {request.of} {request.subject}",
         "unban": f"no more ban of {request.of} {request.subject}",
-        "pin": f"{request.subject} as parent of every {f'{request.every}th ' if request.every > 1 else ''}slot",
+        "pin": f"{request.subject} as parent of one slot in {request.every}",
         "unpin": f"{request.subject} as parent no more",
         "prompt": f"prompt {request.subject} {'by hand' if request.text else 'as it came'}",
         "idea": f"idea: {text}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -280,6 +281,14 @@ def test_a_program_by_hand_has_one_try_at_a_slot_of_its_own_behind_the_others(
     wanting = open_slots(2, [refused], campaign.config, steering)
     assert own not in [plan.slot for plan, _ in wanting]
     assert opened(campaign, 3).programs == ()
+
+
+def test_a_prompt_by_hand_is_named_by_the_tries_that_are_asked_with_it(campaign: Campaign, tmp_path: Path) -> None:
+    shipped = (resources.files("arch_search.agents") / "prompts" / "researcher_grammar_edit.md").read_text()
+    (tmp_path / "mine.md").write_text(shipped.replace("\n===\n", "\nOne thing only.\n===\n"))
+    assert steer(campaign, "prompt", "researcher_grammar_edit", str(tmp_path / "mine.md")) == 0
+    named = {one.plan.rung for one in tries_of(campaign, opened(campaign)) if one.steering}
+    assert named == {"grammar_edit"}
 
 
 def test_a_prompt_by_hand_holds_from_the_next_generation_on_and_back(campaign: Campaign, tmp_path: Path) -> None:

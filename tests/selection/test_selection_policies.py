@@ -339,3 +339,29 @@ def test_no_program_is_shown_twice(noisy_archive, selection_of, policy):
     for choice in chosen(noisy_archive, selection_of(policy, references=10), count=20):
         shown = [row.id for row in choice.references]
         assert len(set(shown)) == len(shown)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_program_by_hand_may_be_a_parent_and_an_excluded_one_is_neither_parent_nor_shown_nor_repeated(
+    archive_of, selection_of, policy
+):
+    levels = {"reference": (0.8, 0.81), "mine": (0.93, 0.94), "good": (0.96, 0.97), "other": (0.86, 0.87)}
+    described: dict[str, dict[str, object]] = {name: {"recall": recall} for name, recall in levels.items()}
+    described["mine"] |= {"arm": "hand", "cpu_s": 4.0}
+    archive = archive_of(described)
+    good = next(one.id for one in archive.candidates if one.name == "good")
+    seen, shown = set(), set()
+    for seed in range(30):
+        choices = choose_parents(
+            archive, selection_of(policy), reference_id=archive.candidates[0].id, rng=np.random.default_rng(seed),
+            slots=8, excluded={good},
+        )  # fmt: skip
+        seen |= {choice.parent.name for choice in choices}
+        shown |= {one.name for choice in choices for one in choice.references}
+    assert "mine" in seen
+    assert "good" not in seen | shown
+    wanted = next_parents(
+        archive, selection_of(policy), reference_id=archive.candidates[0].id, generation=1, slots=8, excluded={good}
+    )
+    assert "mine" in {one.name for one in wanted}
+    assert "good" not in {one.name for one in wanted}
