@@ -65,12 +65,14 @@ def _starting_with(prefix: str, calls: Sequence[Call]) -> list[str]:
 
 
 def _call(call: Call, text_of: Callable[[str], str | None]) -> str:
-    cut = "" if call.finished else "; cut by its limit"
+    cut = "" if call.finished or call.refused else "; cut by its limit"
     head = (
         f"call {one_line(call.key)}: {one_line(call.role)} by {short(call.model, 60)}, {call.prompt_tokens} tokens "
         f"of prompt, {call.reply_tokens} of reply, {call.seconds:.1f} s{cut}"
     )
     lines = [head, *_prompt(call.prompt_sha256, text_of(call.prompt_sha256))]
+    if call.refused:
+        return "\n".join([*lines, "refused by the server", *_indented(call.refused)]) + "\n"
     reply = text_of(call.reply_sha256)
     lines += _lost("reply", call.reply_sha256) if reply is None else ["reply", *_indented(reply)]
     return "\n".join(lines) + "\n"

@@ -39,16 +39,20 @@ def log(tmp_path: Path) -> CallLog:
     return CallLog(tmp_path / "calls.jsonl", lambda sha256: tmp_path / "texts" / f"{sha256}.txt")
 
 
-def answered(
-    log: CallLog, key: str, reply: str = "the reply", *, system: str = "You design.", ask: str = "Go."
-) -> None:
-    request = ModelRequest(
+def request_of(key: str, system: str = "You design.", ask: str = "Go.") -> ModelRequest:
+    return ModelRequest(
         key=key,
         role=key.rpartition("/")[2],
         messages=({"role": "system", "content": system}, {"role": "user", "content": ask}),
         sampling=Sampling(temperature=0.5, top_p=1, max_tokens=8),
         grammar='root ::= "x"',
     )
+
+
+def answered(
+    log: CallLog, key: str, reply: str = "the reply", *, system: str = "You design.", ask: str = "Go."
+) -> None:
+    request = request_of(key, system, ask)
     log.record(
         request,
         ModelReply(
@@ -95,6 +99,13 @@ def test_no_text_of_a_model_reaches_the_margin_or_steers_the_terminal(log: CallL
         "call g0001/s003/t1/researcher: researcher by qwen, 10 tokens of prompt, 3 of reply, 1.5 s",
         "reply",
     ]
+
+
+def test_a_request_that_the_server_refused_is_shown_with_its_reason(log: CallLog) -> None:
+    log.refuse(request_of("g0001/s003/t1/researcher"), "HTTP 400: too long")
+    text = shown(log, ADMITTED)
+    assert text.endswith("refused by the server\n    HTTP 400: too long\n")
+    assert "cut by its limit" not in text
 
 
 def test_what_is_missing_or_damaged_is_said(log: CallLog, tmp_path: Path) -> None:
