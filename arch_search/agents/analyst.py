@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from arch_search.agents.messages import Facts, Prompts
 from arch_search.agents.packing import lines_by_rank
-from arch_search.agents.replies import ask_for_json
+from arch_search.agents.replies import ask_for_json, prose
 from arch_search.config import Sampling
 from arch_search.protocols import ModelClient
 
@@ -35,13 +35,14 @@ _NEGATED = re.compile(r"(?:\b(?:not|no|never|nor|neither|without|cannot|hardly|f
 _NEGATED_AFTER = re.compile(r"\W+(?:is|was|are|were|does|did|has|have) not\b")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _FEWEST_WORDS = 4
+_LONGEST_LESSON = 300  # characters
 
 
 class _Words(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     component: Annotated[str, Field(max_length=60)]
     confidence: Annotated[float, Field(ge=0, le=1)]
-    lesson: Annotated[str, Field(max_length=300)]
+    lesson: Annotated[str, Field(max_length=_LONGEST_LESSON)]
     trigger: Annotated[str, Field(max_length=140)]
 
 
@@ -90,7 +91,7 @@ def lesson_text(
     given = f"{motivation}\n{numbers}"
 
     def kept(text: str, fewest_words: int) -> str:
-        plain = " ".join(text.split()).strip(" ,;")
+        plain = prose(text, _LONGEST_LESSON)
         return "" if contradiction(plain, outcome=outcome, given=given, fewest_words=fewest_words) else plain
 
     lesson, component = kept(words.lesson, _FEWEST_WORDS), kept(words.component, 1)

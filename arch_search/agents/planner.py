@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from arch_search.agents.messages import Facts, Prompts
-from arch_search.agents.replies import ask_for_json
+from arch_search.agents.replies import ask_for_json, prose
 from arch_search.config import Sampling
 from arch_search.errors import ReplyError
 from arch_search.proposals.assignment import Section
@@ -75,11 +75,11 @@ def make_plan(client: ModelClient, view: View, *, prompts: Prompts, key: str, sa
     request = prompts.request("planner", facts, key=key, sampling=sampling)
     asked = request.messages[-1]["content"]  # what did not fit is no source
     reply, _ = ask_for_json(client, request, _Reply)
-    idea, mechanism = _one_line(reply.idea), _one_line(reply.mechanism)
-    effect = _one_line(reply.expected_effect, _LONGEST_EFFECT)
+    idea, mechanism = prose(reply.idea, _LONGEST), prose(reply.mechanism, _LONGEST)
+    effect = prose(reply.expected_effect, _LONGEST_EFFECT)
     if len(idea.split()) < _FEWEST_WORDS:
         raise ReplyError(f"{key}: the plan has no idea in it: {idea!r}")
-    sources = tuple(dict.fromkeys(_one_line(source).strip("[]") for source in reply.sources))
+    sources = tuple(dict.fromkeys(prose(source, _LONGEST).strip("[]") for source in reply.sources))
     return Plan(
         text=" ".join(filter(None, (idea, mechanism and f"Why: {mechanism}", effect and f"Expected: {effect}"))),
         idea=idea,
@@ -87,10 +87,3 @@ def make_plan(client: ModelClient, view: View, *, prompts: Prompts, key: str, sa
         sources=tuple(filter(None, sources)),
         unfounded=tuple(source for source in sources if source and not (source in view.ids and f"[{source}]" in asked)),
     )
-
-
-def _one_line(text: str, longest: int = _LONGEST) -> str:
-    """The text on one line; where the server stopped it at its limit, without the sentence that it broke off."""
-    line = " ".join(text.split())
-    whole = line[: line.rfind(". ") + 1] if len(text) >= longest else ""
-    return (whole or line).strip(" ,;")

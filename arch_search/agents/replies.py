@@ -92,6 +92,13 @@ def _refuse_constant(name: str) -> Any:
     raise ReplyError(f"the reply holds {name}, which is no JSON")
 
 
+def prose(text: str, longest: int) -> str:
+    """A field on one line; where the server stopped it at its limit, without the sentence that it broke off."""
+    line = " ".join(text.split())
+    whole = line[: line.rfind(". ") + 1] if len(text) >= longest else ""
+    return (whole or line).strip(" ,;")
+
+
 def strip_fence(text: str) -> str:
     """The text without blanks around it and without a code fence around all of it."""
     match = _FENCED.match(text)

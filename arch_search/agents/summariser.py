@@ -9,15 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from arch_search.agents.analyst import says_nothing, unfounded_numbers
 from arch_search.agents.messages import Facts, Prompts
-from arch_search.agents.replies import ask_for_json
+from arch_search.agents.replies import ask_for_json, prose
 from arch_search.config import Sampling
 from arch_search.proposals.assignment import Section
 from arch_search.protocols import ModelClient
 
+_LONGEST = 400  # characters
+
 
 class _Reply(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
-    summary: Annotated[str, Field(max_length=400)]
+    summary: Annotated[str, Field(max_length=_LONGEST)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,7 @@ def summarise(client: ModelClient, news: News, *, prompts: Prompts, key: str, sa
     facts: Facts = {"scope": news.scope, "previous": news.previous, "computed": news.computed, "lessons": news.lessons}
     request = prompts.request("summariser", facts, key=key, sampling=sampling)
     parsed, reply = ask_for_json(client, request, _Reply)
-    text = " ".join(parsed.summary.split()).strip(" ,;")
+    text = prose(parsed.summary, _LONGEST)
     given = "\n".join([news.previous, news.computed, *(one.text for one in news.lessons)])
     kept = "" if says_nothing(text) or unfounded_numbers(text, given) else text
     return SummaryWords(text=kept, reply_sha256=reply.reply_sha256)

@@ -127,6 +127,11 @@ def test_words_with_numbers_that_were_not_given_or_without_content_are_dropped(
     assert found(campaign, 2, "").counts
 
 
+def test_a_sentence_that_the_limit_of_the_reply_broke_off_is_left_out(campaign: Campaign) -> None:
+    close(campaign, 1, Model(f"Decay did no good so far. {'Then look at the gate again ' * 20}"[:400]))
+    assert found(campaign, 2, "").words == "Decay did no good so far."
+
+
 def test_numbers_that_were_given_may_be_repeated(campaign: Campaign) -> None:
     close(campaign, 1, Model("The first change lost 0.125 of recall."))
     assert found(campaign, 2, "").words == "The first change lost 0.125 of recall."
