@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from arch_search.admission import runner
 from arch_search.config import Admission
-from arch_search.generation import admitted, is_of_search
+from arch_search.generation import admitted, is_of_search, is_reference
 from arch_search.proposals import nearness
 from arch_search.proposals.fingerprint import normal_form_or_empty
 from cognition_db.records import Arm, Candidate, SlotTry, Verdict
@@ -28,10 +28,14 @@ class Known:
     reference: str = ""
 
     @staticmethod
-    def of(candidates: Sequence[Candidate], *, failures: Mapping[str, str], reference: Candidate | None) -> Known:
-        """All that is known before a round; the reference is, although its generation may not be closed yet."""
-        first = Known(failures=failures, reference=reference.program if reference else "")
-        return first.with_candidates([*([reference] if reference else []), *candidates])
+    def of(baselines: Sequence[Candidate], candidates: Sequence[Candidate], *, failures: Mapping[str, str]) -> Known:
+        """All that is known before a round.
+
+        `baselines` are those of generation 0, the reference first, from their tries: whether that generation is closed,
+        so that they are among the `candidates` of the archive as well, must not change anything.
+        """
+        first = Known(failures=failures, reference=next((one.program for one in baselines if is_reference(one)), ""))
+        return first.with_candidates([*baselines, *candidates])
 
     def with_candidates(self, candidates: Sequence[Candidate]) -> Known:
         """The same and these; placebos are copies by intent and left out."""

@@ -175,8 +175,9 @@ class Proposer:
             written, reference = written[1:], decided[0].candidate
             yield decided[0]
         target = reference.parameter_count if reference else None
+        baselines = admitted(read_tries(self._campaign.generation(0))) if number else ()
         before = [*contents.candidates, *admitted(past.tries)]
-        known = Known.of(before, failures=past.failures(), reference=reference)
+        known = Known.of(baselines, before, failures=past.failures())
         for one, tried in zip(written, self._admit(number, written, known, target), strict=True):
             first = distinct(tried, known, decided, self._config.admission)
 

@@ -86,12 +86,17 @@ def test_above_one_nothing_is_marked() -> None:
     assert near_duplicate(program, known, threshold=2.0).outcome == "passed"
 
 
-def test_the_reference_is_known_before_its_generation_is_closed() -> None:
+def test_baselines_are_known_alike_before_and_after_their_generation_is_closed() -> None:
     assert FIRST.candidate is not None
-    reference = replace(FIRST.candidate, arm="baseline")
-    known = Known.of((), failures={}, reference=reference)
-    assert list(known.normal_forms.values()) == list(known.fingerprints) == [reference.id]
-    assert known.reference == reference.program
+    other = tried("torch.tanh(v)", behaviour=1.0, arm="baseline", slot=1).candidate
+    assert other is not None
+    baselines = (replace(FIRST.candidate, arm="baseline"), other)
+    known = Known.of(baselines, (), failures={})
+    assert list(known.normal_forms.values()) == list(known.fingerprints) == [one.id for one in baselines]
+    assert known.reference == FIRST.candidate.program
+    closed = Known.of(baselines, baselines[::-1], failures={})
+    assert closed == known
+    assert list(closed.fingerprints) == list(known.fingerprints)
 
 
 def test_placebos_are_not_known() -> None:
