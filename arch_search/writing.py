@@ -45,7 +45,8 @@ class Writer:
         selection = campaign.config.selection
         self._measured = (
             Measured.of(contents, reference_id=reference.id, metric=selection.metric, confidence=selection.confidence)
-            if self._roles.planner_enabled and reference is not None
+            # the first generation is written while the reference is still training
+            if self._roles.planner_enabled and reference is not None and reference.id in self._candidates
             else None
         )
 

@@ -86,14 +86,20 @@ def plan(*sources: str, origin: str = "literature", idea: str = "Clear the memor
 
 
 def written(
-    tmp_path: Path, model: Model, *, arm: Arm = "evolve", profile: str = "large_model", context_tokens: int = 8192
+    tmp_path: Path,
+    model: Model,
+    *,
+    arm: Arm = "evolve",
+    profile: str = "large_model",
+    context_tokens: int = 8192,
+    contents: ArchiveContents = CONTENTS,
 ) -> Writing:
     settings = load_config(
         [*SMALL, f"campaign.dir={tmp_path / 'c'}", f"roles={profile}", f"llm.context_tokens={context_tokens}"]
     )
     campaign: Campaign = start_or_continue(settings, command=["test"], base=tmp_path)
     drawn = Drawn(SlotPlan(0, arm, "grammar_edit"), 0, 1, PARENT, ASSIGNMENT)
-    writer = Writer(campaign, lambda: model, contents=CONTENTS, reference=REFERENCE)
+    writer = Writer(campaign, lambda: model, contents=contents, reference=REFERENCE)
     found = writer.write(2, drawn, ASSIGNMENT)
     assert found.draft is not None
     assert found.writing is not None
@@ -172,6 +178,12 @@ def test_a_small_model_and_the_control_are_asked_without_a_planner(tmp_path: Pat
         writing = written(tmp_path / folder, model, arm=arm, profile=profile)  # type: ignore[arg-type]
         assert [one.role for one in model.asked] == ["researcher"]
         assert writing == Writing(idea=INSIGHT.claim, origin="literature", sources=(INSIGHT.id,))
+
+
+def test_there_is_no_plan_while_the_reference_is_still_training(tmp_path: Path) -> None:
+    model = Model()
+    assert written(tmp_path, model, contents=ArchiveContents()) == unplanned(ASSIGNMENT)
+    assert [one.role for one in model.asked] == ["researcher"]
 
 
 def call(key: str, tokens: int) -> Call:
