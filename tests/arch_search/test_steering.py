@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -9,25 +10,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from small_campaign import SMALL
+
 from arch_search.agents import prompt_files
 from arch_search.campaign import Campaign, start_or_continue
 from arch_search.cli import main
 from arch_search.domains.linear_attention import SEED_PROGRAM
 from arch_search.drawing import Drawn, draw
+from arch_search.driver import Driver
 from arch_search.errors import CampaignError
 from arch_search.generation import SlotPlan, open_slots, plans_of, read_steering
 from arch_search.integrity import check_campaign
+from arch_search.lease import driver_lease
 from arch_search.opening import fixed_steering
 from arch_search.proposals import mutation
 from arch_search.proposals.registry import BY_HOOK
+from arch_search.protocols import ModelClient
 from arch_search.selection.families import family_of
 from arch_search.selection.pool import ParentChoice
 from arch_search.settings import load_config
 from arch_search.steered import excluded, verdict_on
 from arch_search.steering import Steering
 from arch_search.steering_files import paused_words, place_prompts, read_requests
+from arch_search.stopping import StopWatch
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
+from cognition_db.experience.journal import read
 from cognition_db.records import Candidate, Proposal, SlotTry, candidate_id, canonical_json, to_json
 
 REFERENCE = Candidate(
@@ -57,7 +66,7 @@ CHOICES = [ParentChoice(parent=one, references=()) for one in (VALUES, CHILD, KE
 @pytest.fixture
 def campaign(tmp_path: Path) -> Campaign:
     """A campaign of which generation 1 has been proposed, by hand of this test."""
-    config = load_config(["campaign=smoke", "llm=recorded", "llm.recording=none.jsonl", "campaign.generations=4"])
+    config = load_config([*SMALL, "campaign.generations=4", "llm.parallel_requests=1", "roles.planner_enabled=false"])
     made = start_or_continue(config, command=["arch-search", "run"], base=tmp_path)
     for candidate in CONTENTS.candidates:
         proposal = Proposal(
@@ -306,6 +315,31 @@ def test_a_prompt_by_hand_holds_from_the_next_generation_on_and_back(campaign: C
     assert prompt_files.current("judge", campaign.paths.prompts) == prompt_files.shipped("judge")
     place_prompts(campaign, 2)  # a killed driver goes on with what held
     assert prompt_files.current("judge", campaign.paths.prompts).system == "You mark programs."
+
+
+def test_a_pause_takes_effect_between_two_calls_of_the_model(campaign: Campaign) -> None:
+    for number in (0, 1):
+        campaign.journal.append("generation-closed", {"generation": number, "archive_sha256": ""})
+    said: list[str] = []
+    with driver_lease(campaign.paths, lease_s=60) as lease, StopWatch(campaign.paths) as watch:
+        driver = Driver(campaign, said.append, lease=lease, watch=watch)
+        given, client = [], driver.model.client
+
+        def paused_at_the_first_question() -> ModelClient:
+            given.append(client())
+            if len(given) == 2:  # the first one is asked for before any slot
+                steer(campaign, "pause")
+            return given[-1]
+
+        driver.model.client = paused_at_the_first_question  # type: ignore[method-assign]
+        for _ in range(3):
+            assert driver.tick().waiting.startswith("paused by hand (request 1)")
+    assert [call.key for call in driver.call_log.calls()] == ["g0002/s000/t0/researcher"]
+    assert len(given) == 2
+    assert not campaign.generation(2).slots.exists()
+    assert len([one for one in said if one.startswith("paused by hand")]) == 1
+    kinds = [entry.kind for entry in read(campaign.paths.journal).entries]
+    assert kinds.count("paused") == 1
 
 
 # ---- files
