@@ -128,7 +128,7 @@ class Proposer:
                 self._prepare_client(drawn)
                 written = self._all(pool, lambda one: self._write(number, one, writer, reference), drawn)
                 checked = self._checked(number, written, contents, past, reference)
-                for tried in self._reviewed(pool, checked, contents):
+                for tried in self._reviewed(pool, checked, contents, reference):
                     self._record(number, tried)
 
     def _prepare_client(self, drawn: Sequence[Drawn]) -> None:
@@ -267,11 +267,16 @@ class Proposer:
         return SlotTry(proposal=proposal, verdicts=verdicts, candidate=candidate)
 
     def _reviewed(
-        self, pool: ThreadPoolExecutor, checked: Iterator[SlotTry], contents: ArchiveContents
+        self,
+        pool: ThreadPoolExecutor,
+        checked: Iterator[SlotTry],
+        contents: ArchiveContents,
+        reference: Candidate | None,
     ) -> Iterable[SlotTry]:
         if not self._config.roles.reviewers_enabled:
             return checked
-        return self._all(pool, Reviewer(self._campaign, self._client, contents).reviewed, list(checked))
+        reviewer = Reviewer(self._campaign, self._client, contents=contents, reference=reference)
+        return self._all(pool, reviewer.reviewed, list(checked))
 
     # ---- record
 

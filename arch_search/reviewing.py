@@ -20,10 +20,18 @@ _NEAREST = 4  # earlier programs that the Novelty reviewer is shown
 class Reviewer:
     """Reviews the programs of one generation; `contents` are the generations before it."""
 
-    def __init__(self, campaign: Campaign, client: Callable[[], ModelClient], contents: ArchiveContents) -> None:
+    def __init__(
+        self,
+        campaign: Campaign,
+        client: Callable[[], ModelClient],
+        *,
+        contents: ArchiveContents,
+        reference: Candidate | None,
+    ) -> None:
         self._campaign = campaign
         self._client = client
-        self._earlier = {one.id: one for one in contents.candidates}
+        # the first generation is reviewed while the reference is still training
+        self._earlier = {one.id: one for one in (*contents.candidates, *([reference] if reference else []))}
 
     def reviewed(self, tried: SlotTry) -> SlotTry:
         """The try with two more marks, where a model wrote an admitted program; any other try as it is."""

@@ -79,7 +79,8 @@ def tried(
 
 
 def review(campaign: Campaign, model: Model, one: SlotTry, *earlier: Candidate) -> SlotTry:
-    return Reviewer(campaign, lambda: model, ArchiveContents(candidates=(REFERENCE, *earlier))).reviewed(one)
+    contents = ArchiveContents(candidates=tuple(earlier))
+    return Reviewer(campaign, lambda: model, contents=contents, reference=REFERENCE).reviewed(one)
 
 
 @pytest.mark.parametrize("answer, outcome", [("yes", "passed"), ("no", "failed"), ("unsure", "unknown")])
@@ -140,7 +141,8 @@ def test_the_novelty_reviewer_sees_the_nearest_earlier_changes_in_order(campaign
 def test_opinions_of_a_real_model_are_marks(campaign: Campaign) -> None:
     """Recorded from Qwen2.5-Coder-1.5B, which said yes to all, also where a program did not follow its idea."""
     model = RecordedClient(RECORDING, CallLog(campaign.paths.calls, campaign.paths.text))
-    found = Reviewer(campaign, lambda: model, ArchiveContents(candidates=(REFERENCE,))).reviewed(tried())
+    reviewer = Reviewer(campaign, lambda: model, contents=ArchiveContents(), reference=REFERENCE)
+    found = reviewer.reviewed(tried())
     assert [(one.check, one.outcome) for one in found.verdicts[1:]] == [
         ("review_novelty", "passed"),
         ("review_code", "passed"),
