@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import TypeVar
-
-import numpy as np
 
 from arch_search.admission import static
 from arch_search.admission.runner import AdmissionOrder, AdmissionReport
@@ -19,6 +17,7 @@ from arch_search.domains import Domain, domain_named
 from arch_search.drawing import Drawn, Written, draw, parent_choices, refusal, with_rungs
 from arch_search.errors import ConfigError, ProposalError
 from arch_search.generation import (
+    OpenSlots,
     SlotPlan,
     admitted,
     baseline_plans,
@@ -30,16 +29,17 @@ from arch_search.generation import (
 )
 from arch_search.memory import Known, distinct, is_ours, repeated_failure
 from arch_search.past import Past, informed, outcomes
-from arch_search.proposals import crossover, mutation, placebo, rungs, simplify
+from arch_search.proposals import placebo, rungs
 from arch_search.proposals.assignment import Draft
 from arch_search.proposals.fingerprint import normal_form_or_empty
 from arch_search.protocols import ModelClient
 from arch_search.repairing import Repairer
 from arch_search.reviewing import Reviewer
+from arch_search.selection.pool import ParentChoice
 from arch_search.steered import hand_draft, verdict_on
 from arch_search.steering import Steering
 from arch_search.training.data import load_corpus
-from arch_search.writing import Writer, try_key, with_calls
+from arch_search.writing import Writer, draft_without_model, try_key, with_calls
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
 from cognition_db.records import (
@@ -103,33 +103,38 @@ class Proposer:
                 # what is on disk of this very round must not count: a killed driver comes back to it
                 earlier = [one for one in tries if one.proposal.attempt < wanting[0][1]]
                 past = Past(tries=(*contents.tries, *earlier), outcomes=measured)
-                drawn = [
-                    draw(
-                        number,
-                        plan,
-                        attempt,
-                        config=self._config,
-                        contents=contents,
-                        choices=choices,
-                        reference=reference,
-                        steering=self._steering,
-                    )
-                    for plan, attempt in with_rungs(
-                        number,
-                        wanting,
-                        config=self._config,
-                        contents=contents,
-                        tries=tries,
-                        reference=reference,
-                        steering=self._steering,
-                    )
-                ]
-                drawn = [informed(number, one, past) for one in drawn]
+                drawn = [informed(number, one, past) for one in self._drawn(number, wanting, contents, choices, tries)]
                 self._prepare_client(drawn)
                 written = self._all(pool, lambda one: self._write(number, one, writer, reference), drawn)
                 checked = self._checked(number, written, contents, past, reference)
                 for tried in self._reviewed(pool, checked, contents, reference):
                     self._record(number, tried)
+
+    def _drawn(
+        self,
+        number: int,
+        wanting: OpenSlots,
+        contents: ArchiveContents,
+        choices: Sequence[ParentChoice],
+        tries: Sequence[SlotTry],
+    ) -> list[Drawn]:
+        config, reference, steering = self._config, self._reference, self._steering
+        known = with_rungs(
+            number, wanting, config=config, contents=contents, tries=tries, reference=reference, steering=steering
+        )
+        return [
+            draw(
+                number,
+                plan,
+                attempt,
+                config=config,
+                contents=contents,
+                choices=choices,
+                reference=reference,
+                steering=steering,
+            )
+            for plan, attempt in known
+        ]
 
     def _prepare_client(self, drawn: Sequence[Drawn]) -> None:
         if any(one.assignment for one in drawn):
@@ -352,21 +357,6 @@ def steered_writing(written: Written) -> Writing | None:
         return written.writing
     by_hand = Writing(origin="hand") if written.drawn.plan.arm == "hand" else Writing()
     return replace(written.writing or by_hand, steering=written.drawn.steering)
-
-
-def draft_without_model(drawn: Drawn, parent: Candidate, reference: Candidate, banned: Container[str] = ()) -> Draft:
-    """The program of a rung that asks no model; raises ProposalError where it has nothing to do."""
-    rng = np.random.default_rng(drawn.seed)
-    if drawn.plan.rung == "mutation":
-        return mutation.mutate(parent, rng, banned=banned)
-    if drawn.plan.rung == "simplify":
-        return simplify.simplify(parent, reference, rng)
-    if drawn.partner is None:
-        raise ProposalError(
-            f"parent {parent.id} has nobody to be crossed with: no other program that was chosen as a parent is built "
-            "on the toolbox and differs from it in two or more hooks"
-        )
-    return crossover.cross(parent, drawn.partner, reference, rng)
 
 
 def require_domain(config: Config) -> None:

@@ -1,9 +1,14 @@
-"""Writing: how a model is asked for a program, by a plan or straight from an insight, and the record of it."""
+"""Writing: how a model is asked for a program, by a plan or straight from an insight, and the record of it.
+
+And how a program comes about where no model is asked.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from arch_search.agents import planner, researcher
 from arch_search.agents.call_log import Call
@@ -14,8 +19,8 @@ from arch_search.analysis.relatives import Measured, lineage_of
 from arch_search.campaign import Campaign
 from arch_search.drawing import Drawn, Written, refusal
 from arch_search.errors import ProposalError, ReplyError
-from arch_search.proposals import rungs
-from arch_search.proposals.assignment import Assignment, Section
+from arch_search.proposals import crossover, mutation, rungs, simplify
+from arch_search.proposals.assignment import Assignment, Draft, Section
 from arch_search.proposals.difference import changed_definitions
 from arch_search.proposals.registry import BY_HOOK
 from arch_search.protocols import ModelClient
@@ -24,6 +29,21 @@ from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import Candidate, SlotTry, Writing
 
 _RECENT = 8  # programs made from a parent that its Planner is shown, the last first
+
+
+def draft_without_model(drawn: Drawn, parent: Candidate, reference: Candidate, banned: Container[str] = ()) -> Draft:
+    """The program of a rung that asks no model; raises ProposalError where it has nothing to do."""
+    rng = np.random.default_rng(drawn.seed)
+    if drawn.plan.rung == "mutation":
+        return mutation.mutate(parent, rng, banned=banned)
+    if drawn.plan.rung == "simplify":
+        return simplify.simplify(parent, reference, rng)
+    if drawn.partner is None:
+        raise ProposalError(
+            f"parent {parent.id} has nobody to be crossed with: no other program that was chosen as a parent is built "
+            "on the toolbox and differs from it in two or more hooks"
+        )
+    return crossover.cross(parent, drawn.partner, reference, rng)
 
 
 class Writer:

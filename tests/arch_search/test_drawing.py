@@ -14,10 +14,10 @@ from arch_search.drawing import Drawn, draw, with_rungs
 from arch_search.errors import ProposalError
 from arch_search.generation import OpenSlots, SlotPlan, next_round, open_slots, plans_of, slot_plans
 from arch_search.proposals import mutation
-from arch_search.proposing import draft_without_model
 from arch_search.selection.pool import ParentChoice
 from arch_search.settings import load_config
 from arch_search.steering import Steering
+from arch_search.writing import draft_without_model
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.literature import load_insights, retrieve
 from cognition_db.records import Analysis, Arm, Candidate, Lesson, Proposal, Rung, SlotTry, candidate_id
