@@ -29,6 +29,7 @@ from arch_search.admission.request import PROGRAM_FILE, REPORT_FILE, REQUEST_FIL
 from arch_search.admission.state import check_hidden, check_memory
 from arch_search.admission.subject import MAX_TRAINED_ELEMENTS, Subject, affordable_length
 from arch_search.models.loading import load_mixer_class
+from arch_search.models.mounting import mixer_beside
 from arch_search.models.stand_in import install
 from cognition_db.records import Verdict, from_json, to_json
 
@@ -72,6 +73,7 @@ class _Exam:
         self._mixer: type[nn.Module] = nn.Module
         self._parameter_count = 0
         self._fingerprint: tuple[float, ...] = ()
+        mixer_beside(request.contract)  # before the framework is looked at, as part of it
         self.framework = Framework()
         self.verdicts: list[Verdict] = []
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from functools import cache
 
 from torch import nn
 
@@ -70,10 +71,23 @@ class Mount:
         )
 
     def _fixed_mixer(self, layer: int) -> nn.Module:
-        """The same token mixer beside every feed-forward; a program of ours."""
-        module, _, name = self.contract.mixer.partition(":")
-        mixer = getattr(importlib.import_module(module), name)
+        """The same token mixer beside every feed-forward."""
+        mixer = mixer_beside(self.contract)
+        assert mixer is not None, "a contract of a feed-forward names a mixer"
         return build_mixer(mixer, d_model=self.stage.d_model, n_heads=self.stage.n_heads, layer_idx=layer)
+
+
+@cache
+def mixer_beside(contract: Contract) -> type[nn.Module] | None:
+    """The mixer that stands beside a program of this contract, None where the program is the mixer.
+
+    It is ours: load it before the program and before the framework is looked at, so that a change of it is seen.
+    """
+    if not contract.mixer:
+        return None
+    module, _, name = contract.mixer.partition(":")
+    found: type[nn.Module] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def _count(module: nn.Module) -> int:

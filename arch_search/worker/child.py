@@ -25,7 +25,7 @@ from arch_search.evaluation import measure, recall
 from arch_search.models import stand_in
 from arch_search.models.language_model import LanguageModel
 from arch_search.models.loading import build_mixer, load_mixer_class
-from arch_search.models.mounting import Mount
+from arch_search.models.mounting import Mount, mixer_beside
 from arch_search.training.data import open_tokens
 from arch_search.training.seeds import derive_seed
 from arch_search.training.trainer import IGNORED, NextBatch, Recipe, Step, Training, train
@@ -107,6 +107,7 @@ def _read_inputs(folder: TaskFolder) -> _Inputs:
 def _work(folder: TaskFolder, inputs: _Inputs) -> ChildResult:
     stand_in.install()
     order = inputs.order
+    mixer_beside(order.contract)  # before the framework is looked at, as part of it
     framework = Framework()
     program = load_mixer_class(folder.program, order.class_name)
     recalled = None

@@ -71,6 +71,16 @@ def test_a_feed_forward_is_trained_beside_its_mixer_and_not_asked_to_recall(benc
     assert found.parameter_count == 256 * 16 + 3 * 16 + (16 * 16 + 16) + mixer
 
 
+def test_a_feed_forward_that_changes_the_mixer_beside_it_is_told_of(bench: MakeBench) -> None:
+    made = bench(
+        "import sys; beside = sys.modules['arch_search.domains.linear_attention.seed_program'].DeltaNet; "
+        "beside.values = lambda self, q, k, v, x: v"
+    )
+    found = made.rewritten(replace(made.manifest, contract=domain_named("feed_forward").contract)).evaluation()
+    assert found.ending == "tampered"
+    assert "seed_program.DeltaNet.values is replaced" in found.cause
+
+
 def test_an_evaluation_says_where_it_comes_from(finished_bench: Any) -> None:
     (found,) = finished_bench.evaluations()
     assert found.fencing_token.startswith("0000-uuid/g1-u0/1/")
