@@ -225,7 +225,8 @@ def test_a_full_disk_stops_with_one_line_and_the_campaign_goes_on_once_there_is_
 
 
 def test_planner_and_reviewers_leave_their_marks_and_refuse_nothing(finished: Path, tmp_path: Path) -> None:
-    answer = arch_search("run", *SMALL, "roles=large_model", "llm.context_tokens=8192", cwd=tmp_path)
+    settings = ("roles=large_model", "roles.summariser_enabled=false", "llm.context_tokens=8192")
+    answer = arch_search("run", *SMALL, *settings, cwd=tmp_path)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     contents = archive(tmp_path)
     written = {one.candidate.id: one for one in contents.tries if one.candidate and one.proposal.reply_sha256}
