@@ -323,6 +323,10 @@ def test_a_pause_takes_effect_between_two_calls_of_the_model(campaign: Campaign)
     said: list[str] = []
     with driver_lease(campaign.paths, lease_s=60) as lease, StopWatch(campaign.paths) as watch:
         driver = Driver(campaign, said.append, lease=lease, watch=watch)
+        steer(campaign, "pause")
+        assert driver.tick().waiting.startswith("paused by hand (request 1)")
+        assert not campaign.generation(2).steering.exists()
+        steer(campaign, "resume")
         given, client = [], driver.model.client
 
         def paused_at_the_first_question() -> ModelClient:
@@ -333,13 +337,15 @@ def test_a_pause_takes_effect_between_two_calls_of_the_model(campaign: Campaign)
 
         driver.model.client = paused_at_the_first_question  # type: ignore[method-assign]
         for _ in range(3):
-            assert driver.tick().waiting.startswith("paused by hand (request 1)")
+            assert driver.tick().waiting.startswith("paused by hand (request 3)")
     assert [call.key for call in driver.call_log.calls()] == ["g0002/s000/t0/researcher"]
     assert len(given) == 2
     assert not campaign.generation(2).slots.exists()
-    assert len([one for one in said if one.startswith("paused by hand")]) == 1
+    assert [one.partition(" (")[0] for one in said if "by hand" in one] == [
+        "paused by hand", "resumed by hand", "paused by hand",
+    ]  # fmt: skip
     kinds = [entry.kind for entry in read(campaign.paths.journal).entries]
-    assert kinds.count("paused") == 1
+    assert [kind for kind in kinds if kind in ("paused", "resumed")] == ["paused", "resumed", "paused"]
 
 
 # ---- files
