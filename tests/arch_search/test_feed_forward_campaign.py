@@ -24,8 +24,8 @@ FEED_FORWARD = (
     "campaign=smoke", "domain=feed_forward", "slurm=inline", "llm=recorded", f"llm.recording={RECORDING}",
     "campaign.seeds_per_candidate=1", "campaign.reference_seeds=1", "campaign.slots.method_splice=2",
     "campaign.generations=1", "campaign.tries_per_slot=2", "campaign.baselines=[gelu,relu_squared]",
-    # the recording has replies of the Researcher alone
-    "campaign.repair_rounds=0", "roles.judge_enabled=false", "roles.analyst_enabled=false",
+    # the recording has replies of the Researcher and the Engineer alone
+    "roles.judge_enabled=false", "roles.analyst_enabled=false",
 )  # fmt: skip
 OF_ATTENTION = re.compile(r"delta|attention|mixer|recall(?!\.)", re.IGNORECASE)
 
