@@ -36,6 +36,7 @@ _NEGATED_AFTER = re.compile(r"\W+(?:is|was|are|were|does|did|has|have) not\b")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _FEWEST_WORDS = 4
 _LONGEST_LESSON = 300  # characters
+_LONGEST_TRIGGER = 140
 
 
 class _Words(BaseModel):
@@ -43,7 +44,7 @@ class _Words(BaseModel):
     component: Annotated[str, Field(max_length=60)]
     confidence: Annotated[float, Field(ge=0, le=1)]
     lesson: Annotated[str, Field(max_length=_LONGEST_LESSON)]
-    trigger: Annotated[str, Field(max_length=140)]
+    trigger: Annotated[str, Field(max_length=_LONGEST_TRIGGER)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,16 +91,16 @@ def lesson_text(
     words, reply = ask_for_json(client, request, _Words)
     given = f"{motivation}\n{numbers}"
 
-    def kept(text: str, fewest_words: int) -> str:
-        plain = prose(text, _LONGEST_LESSON)
+    def kept(text: str, *, fewest_words: int = _FEWEST_WORDS, longest: int = _LONGEST_LESSON) -> str:
+        plain = prose(text, longest)
         return "" if contradiction(plain, outcome=outcome, given=given, fewest_words=fewest_words) else plain
 
-    lesson, component = kept(words.lesson, _FEWEST_WORDS), kept(words.component, 1)
+    lesson, component = kept(words.lesson), kept(words.component, fewest_words=1)
     return Words(
         text=f"{component}: {lesson}" if component and lesson else lesson,
         component=component,
         confidence=words.confidence,
-        trigger=kept(words.trigger, _FEWEST_WORDS),
+        trigger=kept(words.trigger, longest=_LONGEST_TRIGGER),
         reply_sha256=reply.reply_sha256,
     )
 

@@ -197,6 +197,13 @@ def test_a_trigger_that_says_nothing_invents_or_contradicts_is_dropped_and_the_l
     assert found.text == "output gate: Try another place for the gate."
 
 
+def test_a_trigger_that_its_limit_broke_off_keeps_its_whole_sentences() -> None:
+    trigger = f"Recall is flat over length. {'The gate stays open for most of the tokens and ' * 4}"[:140]
+    assert analysed(Scripted(words("Try another place for the gate.", trigger=trigger)), "worse").trigger == (
+        "Recall is flat over length."
+    )
+
+
 def test_a_confidence_beyond_one_is_no_answer() -> None:
     text = words("Gating the output improved recall here.").replace("0.6", "60")
     with pytest.raises(ReplyError, match="confidence"):
