@@ -39,15 +39,18 @@ def test_the_wheel_holds_settings_prompts_insights_templates_and_the_seed_progra
     code = (
         "from arch_search.settings import load_config\n"
         "from arch_search.analysis import report\n"
+        "from arch_search.domains import domain_named\n"
         "from arch_search.domains.linear_attention import SEED_PROGRAM\n"
-        "from arch_search.agents.messages import messages_of\n"
+        "from arch_search.agents import prompt_files\n"
         "from cognition_db.literature import load_insights\n"
         "import arch_search, pathlib\n"
         "load_config([]); assert len(load_insights()) >= 15 and 'class DeltaNet' in SEED_PROGRAM\n"
         "root = pathlib.Path(arch_search.__file__).parent\n"
         "assert (root / 'analysis' / 'report.html.j2').exists()\n"
         "assert (root / 'models' / 'fla_stand_in' / 'fla' / '__init__.py').exists()\n"
-        "assert list((root / 'agents' / 'prompts').glob('researcher_*.md'))\n"
+        "assert prompt_files.shipped('researcher_whole_module').system\n"
+        "other = domain_named(load_config(['domain=feed_forward']).domain.name)\n"
+        "assert other.seed_program and other.baseline('gelu')\n"
         "print(root)"
     )
     answer = subprocess.run(

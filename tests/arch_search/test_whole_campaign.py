@@ -23,7 +23,7 @@ from arch_search.campaign import open_campaign, start_or_continue
 from arch_search.integrity import check_campaign
 from arch_search.settings import load_config
 from cognition_db.experience.shard import parse_shard, write_shard
-from cognition_db.records import HIDDEN_SEEDS_FROM
+from cognition_db.records import HIDDEN_SEEDS_FROM, SCHEMA_VERSION
 
 pytestmark = pytest.mark.slow
 KILLS = 50
@@ -162,7 +162,7 @@ def test_status_and_show_answer_from_the_files(finished: Path) -> None:
 
 def test_the_archive_is_readable_with_h5py_alone(finished: Path) -> None:
     with h5py.File(finished / "campaigns" / "smoke-001" / "archive.h5") as file:
-        assert int(file.attrs["schema_version"]) == 2
+        assert int(file.attrs["schema_version"]) == SCHEMA_VERSION
         assert {"candidates", "evaluations", "tries"} <= set(file)
 
 
