@@ -124,10 +124,10 @@ def _batch(campaign: Campaign, say: Callable[[str], None]) -> dict[str, Any]:
     for thread in threads:
         thread.join(_LIMIT_S)
     log.close()
-    again = CallLog(campaign.paths.calls, campaign.paths.text)
+    again = {call.key: call for call in CallLog(campaign.paths.calls, campaign.paths.text).calls()}
     return {
         "answers": answers,
-        "kept": {key: again.find(key) is not None for key in asked},
+        "kept": {key: not again[key].refused for key in asked},
         "jobs": [path.name for path in campaign.paths.batches.iterdir()],
     }
 

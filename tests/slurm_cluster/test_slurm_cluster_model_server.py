@@ -104,7 +104,7 @@ def test_a_batch_answers_all_requests_that_wait_in_one_job_and_keeps_the_replies
 ) -> None:
     seen = drive(slurm_cluster, "batch", "batch", [*settings, "llm=vllm_batch"])
     assert seen["jobs"] == ["0001"]
-    assert seen["kept"] == {"a": True, "b": True, "c": False}
+    assert seen["kept"] == {"a": True, "b": True, "c": False}  # that c was refused is kept, so it is not asked again
     assert seen["answers"]["c"].startswith("ReplyError: c: the server refuses this request")
 
 
