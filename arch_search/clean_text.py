@@ -12,10 +12,12 @@ def clean(text: str) -> str:
     """The text without control, direction and surrogate characters, which could steer a terminal or a page."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        char if char in _KEPT or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Cn") else _REPLACED
-        for char in text
-    )
+    return "".join(char if char in _KEPT or not is_unseen(char) else _REPLACED for char in text)
+
+
+def is_unseen(char: str) -> bool:
+    """Control, direction, joining, private and unassigned characters."""
+    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn")
 
 
 def one_line(text: str, longest: int | None = None) -> str:

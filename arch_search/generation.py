@@ -88,6 +88,12 @@ def slot_plans(config: Config) -> tuple[SlotPlan, ...]:
     return (*plans, *controls)
 
 
+def searched_rungs(config: Config) -> set[Rung]:
+    """Every rung on which a campaign may look for programs; copies are none."""
+    plans = (plan for plan in slot_plans(config) if plan.arm != "placebo")
+    return {rung for plan in plans for rung in plan.rungs(config)}
+
+
 def baseline_plans(config: Config) -> tuple[SlotPlan, ...]:
     """The slots of generation 0: the reference first, then every other baseline."""
     return tuple(SlotPlan(slot, "baseline", "copy") for slot in range(1 + len(config.campaign.baselines)))

@@ -84,9 +84,8 @@ def distinct(tried: SlotTry, known: Known, decided: Sequence[SlotTry], settings:
         return replace(tried, verdicts=(*tried.verdicts, verdict), candidate=None)
     if not is_of_search(candidate.arm):
         return tried
-    mark = near_duplicate(
-        candidate.program, known.with_candidates(admitted(decided)), threshold=settings.near_duplicate
-    )
+    everything = replace(known, programs={**known.programs, **round_.programs})
+    mark = near_duplicate(candidate.program, everything, threshold=settings.near_duplicate)
     marked = replace(candidate, verdicts=(*candidate.verdicts, mark))
     return replace(tried, verdicts=(*tried.verdicts, mark), candidate=marked)
 

@@ -16,7 +16,7 @@ from arch_search.generation import is_of_search, is_reference
 from arch_search.proposals.assignment import Assignment
 from arch_search.proposals.fingerprint import normal_form_or_empty
 from cognition_db.experience.archive import ArchiveContents
-from cognition_db.records import SlotTry, Verdict
+from cognition_db.records import SlotTry
 
 # refusals that say nothing of the program itself: another was there before it, it was banned, the machine was busy
 _SAYS_NOTHING = frozenset(
@@ -94,14 +94,10 @@ def _failure(tried: SlotTry, outcomes: Mapping[str, Outcome]) -> str:
     if tried.candidate is not None:
         outcome = outcomes.get(tried.candidate.id)
         return outcome.words if outcome and outcome.is_failure else ""
-    refusing = _refusing(tried)
+    refusing = tried.refusing
     if refusing is None or refusing.check in _SAYS_NOTHING:
         return ""
     return f"refused: {refusing.check}: {refusing.reason}"
-
-
-def _refusing(tried: SlotTry) -> Verdict | None:
-    return next((verdict for verdict in tried.verdicts if verdict.refuses), None)
 
 
 def _tried_here(number: int, drawn: Drawn, assignment: Assignment, past: Past) -> tuple[str, ...]:
@@ -141,7 +137,7 @@ def _line(tried: SlotTry, outcomes: Mapping[str, Outcome]) -> str:
     if tried.candidate is not None:
         outcome = outcomes.get(tried.candidate.id)
         return f"{change}: {outcome.words}" if outcome else ""
-    refusing = _refusing(tried)
+    refusing = tried.refusing
     if refusing is None:
         return ""
     reason = f", {short(refusing.reason, _REASON_COLUMNS)}" if refusing.check in _OWN_REASONS else ""

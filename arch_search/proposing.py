@@ -105,9 +105,10 @@ class Proposer:
                 past = Past(tries=(*contents.tries, *earlier), outcomes=measured)
                 drawn = [informed(number, one, past) for one in self._drawn(number, wanting, contents, choices, tries)]
                 self._prepare_client(drawn)
-                written = self._all(pool, lambda one: self._write(number, one, writer, reference), drawn)
-                checked = self._checked(number, written, contents, past, reference)
-                for tried in self._reviewed(pool, checked, contents, reference):
+                written = self._all(pool, lambda one: self._write(number, one, writer), drawn)
+                resumed = [one for one in tries if one.proposal.attempt == wanting[0][1]]
+                checked = self._checked(number, written, contents, past, resumed)
+                for tried in self._reviewed(pool, checked, contents):
                     self._record(number, tried)
 
     def _drawn(
@@ -142,8 +143,8 @@ class Proposer:
 
     # ---- write
 
-    def _write(self, number: int, drawn: Drawn, writer: Writer, reference: Candidate | None) -> Written:
-        plan = drawn.plan
+    def _write(self, number: int, drawn: Drawn, writer: Writer) -> Written:
+        plan, reference = drawn.plan, self._reference
         if plan.arm == "baseline":
             return Written(drawn, baseline_draft(plan, self._domain, self._config.campaign.baselines), None, None)
         if plan.arm == "hand":
@@ -169,12 +170,13 @@ class Proposer:
         written: Sequence[Written],
         contents: ArchiveContents,
         past: Past,
-        reference: Candidate | None,
+        resumed: Sequence[SlotTry],
     ) -> Iterator[SlotTry]:
-        """Admission of all written programs; duplicates are decided in slot order, whichever check ended first."""
-        attempt = written[0].drawn.attempt
-        tries = read_tries(self._campaign.generation(number))
-        decided = [one for one in tries if one.proposal.attempt == attempt]
+        """Admission of all written programs; duplicates are decided in slot order, whichever check ended first.
+
+        `resumed` are those of the round that a killed driver has left.
+        """
+        decided, reference = list(resumed), self._reference
         if number == 0 and reference is None:  # its parameter count is the target for all others
             decided = list(self._admit(number, written[:1], Known(), None))
             written, reference = written[1:], decided[0].candidate
@@ -276,11 +278,10 @@ class Proposer:
         pool: ThreadPoolExecutor,
         checked: Iterator[SlotTry],
         contents: ArchiveContents,
-        reference: Candidate | None,
     ) -> Iterable[SlotTry]:
         if not self._config.roles.reviewers_enabled:
             return checked
-        reviewer = Reviewer(self._campaign, self._client, contents=contents, reference=reference)
+        reviewer = Reviewer(self._campaign, self._client, contents=contents, reference=self._reference)
         return self._all(pool, reviewer.reviewed, list(checked))
 
     # ---- record
@@ -302,7 +303,7 @@ class Proposer:
                 "sha256": sha256_text(text),
             },
         )
-        refusing = next((verdict for verdict in tried.verdicts if verdict.refuses), None)
+        refusing = tried.refusing
         outcome = f"refused: {refusing.check}: {refusing.reason}" if refusing else "admitted"
         name = tried.candidate.name if tried.candidate else f"{proposal.rung} {proposal.method}".strip()
         self._say(f"gen {number}: slot {proposal.slot} {name} {outcome}")

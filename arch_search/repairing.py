@@ -37,7 +37,7 @@ class Repairer:
         for round_number in range(1, rounds + 1):
             if written.reply is None or not _is_repairable(tried) or not self._pays():
                 return tried
-            if _is_refused(tried):
+            if tried.refusing is not None:
                 written = self._mend(number, written, tried, round_number)
                 tried = check(written)
                 continue
@@ -88,11 +88,7 @@ def _is_repairable(tried: SlotTry) -> bool:
     """Free code that was refused for what it does, or admitted without a proof of its causality."""
     is_free = tried.proposal.arm in WRITTEN_ARMS and tried.proposal.rung in FREE_RUNGS
     repeats = any(verdict.refuses and verdict.check.startswith("duplicate") for verdict in tried.verdicts)
-    return is_free and not repeats and (_is_refused(tried) or _lacks_proof(tried))
-
-
-def _is_refused(tried: SlotTry) -> bool:
-    return any(verdict.refuses for verdict in tried.verdicts)
+    return is_free and not repeats and (tried.refusing is not None or _lacks_proof(tried))
 
 
 def _lacks_proof(tried: SlotTry) -> bool:

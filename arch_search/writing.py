@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
+from functools import cache, partial
 
 import numpy as np
 
@@ -62,6 +63,8 @@ class Writer:
         self._client = client
         self._contents = contents
         self._candidates = {one.id: one for one in contents.candidates}
+        # each looks through the files of the generations before, which change no more
+        self._summary_before = cache(partial(summary_before, campaign))
         selection = campaign.config.selection
         self._measured = (
             Measured.of(contents, reference_id=reference.id, metric=selection.metric, confidence=selection.confidence)
@@ -99,8 +102,8 @@ class Writer:
     def _summary(self, number: int, parent: Candidate) -> Summary | None:
         """Of the parent's lineage; of the whole campaign where the parent is the reference, or none was made of it."""
         lineage = "" if parent.arm == "baseline" else lineage_of(parent, self._candidates)
-        own = summary_before(self._campaign, number, lineage) if lineage else None
-        return own or summary_before(self._campaign, number, "")
+        own = self._summary_before(number, lineage) if lineage else None
+        return own or self._summary_before(number, "")
 
     def _planned(
         self, assignment: Assignment, writing: Writing, measured: Measured, learned: str, key: str

@@ -161,6 +161,11 @@ class SlotTry:
     verdicts: tuple[Verdict, ...]
     candidate: Candidate | None
 
+    @property
+    def refusing(self) -> Verdict | None:
+        """The first verdict that keeps the program out; None where none does."""
+        return next((verdict for verdict in self.verdicts if verdict.refuses), None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:

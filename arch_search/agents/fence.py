@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
+
+from arch_search.clean_text import is_unseen
 
 _KEPT = "\n\t"
 _BREAKS = re.compile(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
@@ -33,7 +34,7 @@ def fenced(text: str, *, nonce: str, longest: int) -> str:
 
 def neutral(text: str, *, nonce: str = "") -> str:
     """The text without characters that nobody sees and without anything that reads as a mark of ours or of a chat."""
-    plain = "".join(char for char in _BREAKS.sub("\n", text) if char in _KEPT or not _is_unseen(char))
+    plain = "".join(char for char in _BREAKS.sub("\n", text) if char in _KEPT or not is_unseen(char))
     plain = _MARKS.sub(lambda match: _HARMLESS[match[0]], plain)
     return re.sub(re.escape(nonce), "-", plain, flags=re.IGNORECASE) if nonce else plain
 
@@ -55,8 +56,3 @@ def _first(pieces: list[str], longest: int) -> str:
             break
         kept += piece
     return kept.rstrip()
-
-
-def _is_unseen(char: str) -> bool:
-    """Control, direction, joining, private and unassigned characters."""
-    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn")

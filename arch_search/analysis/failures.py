@@ -29,7 +29,7 @@ def refusals(tries: Sequence[SlotTry]) -> tuple[Cause, ...]:
     for tried in tries:
         if tried.candidate is not None:
             continue
-        first = next((verdict for verdict in tried.verdicts if verdict.refuses), None)
+        first = tried.refusing
         reasons[first.check if first else "no verdict"].append(first.reason if first else "")
     return _causes(reasons)
 

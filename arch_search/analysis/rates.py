@@ -62,7 +62,7 @@ def _of_rung(rung: Rung, tries: Sequence[SlotTry]) -> RungRates:
 
 
 def _refusing_check(tried: SlotTry) -> str:
-    return next((verdict.check for verdict in tried.verdicts if verdict.refuses), "")
+    return tried.refusing.check if tried.refusing else ""
 
 
 def _is_near(tried: SlotTry) -> bool:

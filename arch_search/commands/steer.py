@@ -14,7 +14,7 @@ from arch_search.analysis.text import short
 from arch_search.campaign import Campaign, open_campaign
 from arch_search.clean_text import one_line
 from arch_search.errors import CampaignError, ConfigError
-from arch_search.generation import read_steering, read_tries, slot_plans
+from arch_search.generation import read_steering, read_tries, searched_rungs, slot_plans
 from arch_search.opening import closed_rungs
 from arch_search.proposals.registry import BY_HOOK
 from arch_search.reporting import everything_so_far, reference_id
@@ -175,9 +175,7 @@ _ACTIONS: dict[str, Callable[[Campaign, argparse.Namespace], dict[str, Any]]] = 
 def _banned(known: Known, what: str) -> tuple[Banned, str]:
     """A family, a rung of this campaign, or a candidate."""
     families = (*BY_HOOK, FREE)
-    config = known.campaign.config
-    plans = [plan for plan in slot_plans(config) if plan.arm != "placebo"]
-    rungs = sorted({rung for plan in plans for rung in plan.rungs(config)})
+    rungs = sorted(searched_rungs(known.campaign.config))
     if what in families:
         return "family", what
     if what in rungs:

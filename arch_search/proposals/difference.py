@@ -8,6 +8,7 @@ import copy
 from arch_search.proposals.rendering import MIXER, toolbox_names
 from arch_search.proposals.splice import parse, without_words
 
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _LONGEST = 200  # characters of one shown expression
 
 
@@ -31,16 +32,21 @@ def changed_definitions(parent_program: str, program: str) -> str:
     return "\n\n".join(ast.unparse(node) for node in changed)
 
 
-def _definitions(program: str) -> dict[str, ast.FunctionDef]:
-    """Functions and methods by qualified name, in the order of the text; copied toolbox pieces are left out."""
-    found: dict[str, ast.FunctionDef] = {}
-    for node in parse(program).body:
+def definitions(tree: ast.Module) -> dict[str, Definition]:
+    """Functions and members of classes by qualified name, in the order of the text; toolbox pieces are left out."""
+    found: dict[str, Definition] = {}
+    for node in tree.body:
         if isinstance(node, ast.FunctionDef):
             found[node.name] = node
         elif isinstance(node, ast.ClassDef):
-            methods = [one for one in node.body if isinstance(one, ast.FunctionDef)]
-            found.update({f"{node.name}.{method.name}": method for method in methods})
+            found |= {f"{node.name}.{one.name}": one for one in node.body if isinstance(one, Definition)}
     return {name: node for name, node in found.items() if name.split(".")[0] not in toolbox_names()}
+
+
+def _definitions(program: str) -> dict[str, ast.FunctionDef]:
+    """Functions and methods alone."""
+    found = definitions(parse(program))
+    return {name: node for name, node in found.items() if isinstance(node, ast.FunctionDef)}
 
 
 def _changed(name: str, before: ast.FunctionDef, after: ast.FunctionDef) -> str:

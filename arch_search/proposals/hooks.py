@@ -93,10 +93,7 @@ def _attributes(node: ast.AST, context: type[ast.expr_context]) -> set[str]:
     return {
         one.attr
         for one in ast.walk(node)
-        if isinstance(one, ast.Attribute)
-        and isinstance(one.ctx, context)
-        and isinstance(one.value, ast.Name)
-        and one.value.id == "self"
+        if isinstance(one, ast.Attribute) and isinstance(one.ctx, context) and splice.is_of_self(one)
     }
 
 

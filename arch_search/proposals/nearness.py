@@ -9,7 +9,7 @@ import zlib
 from functools import lru_cache
 
 from arch_search.errors import ProposalError
-from arch_search.proposals.rendering import toolbox_names
+from arch_search.proposals.difference import definitions
 from arch_search.proposals.splice import drop_words, parse
 
 _LENGTH = 5  # tokens of one shingle
@@ -42,16 +42,10 @@ def changes(program: str, reference: str) -> Shingles:
 
 @lru_cache(maxsize=1024)
 def _definitions(program: str) -> dict[str, str]:
-    """Functions and methods by qualified name, without words; pieces of the toolbox are left out."""
+    """Their text without words, by qualified name."""
     tree = parse(program)
     drop_words(tree)
-    found = {}
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            found[node.name] = ast.unparse(node)
-        elif isinstance(node, ast.ClassDef):
-            found |= {f"{node.name}.{one.name}": ast.unparse(one) for one in node.body if hasattr(one, "name")}
-    return {name: text for name, text in found.items() if name.split(".")[0] not in toolbox_names()}
+    return {name: ast.unparse(node) for name, node in definitions(tree).items()}
 
 
 def _tokens(name: str, definition: str) -> tuple[str, ...]:

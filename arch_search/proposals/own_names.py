@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from arch_search.domains import class_names
 from arch_search.proposals.registry import PRIMITIVES
+from arch_search.proposals.splice import is_of_self
 
 _LEARNED = frozenset(primitive.name for primitive in PRIMITIVES if primitive.home == "learned")
 # arguments of a constructor that the framework passes by name
@@ -102,17 +103,13 @@ def _attributes(tree: ast.Module) -> dict[str, Own]:
     """Methods and attributes of self that are read through self alone and named nowhere as text."""
     found, other = set(_methods(tree).values()), _read_in_classes(tree) | _OF_TORCH
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and not _is_of_self(node):
+        if isinstance(node, ast.Attribute) and not is_of_self(node):
             other.add(node.attr)
         elif isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
             found.add(node.attr)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and not isinstance(node.value, Own):
             other.add(node.value)
     return {name: Own(f".{name}") for name in found - other if not name.startswith("__")}
-
-
-def _is_of_self(node: ast.Attribute) -> bool:
-    return isinstance(node.value, ast.Name) and node.value.id == "self"
 
 
 def _methods(tree: ast.Module) -> dict[int, str]:
@@ -182,5 +179,5 @@ def _mark(tree: ast.AST, names: dict[str, Own], *, methods: dict[int, str], attr
                 node.arg = names.get(name, name)
             case ast.Global(names=listed) | ast.Nonlocal(names=listed):
                 node.names = [names.get(name, name) for name in listed]
-            case ast.Attribute(attr=name) if _is_of_self(node):
+            case ast.Attribute(attr=name) if is_of_self(node):
                 node.attr = attributes.get(name, name)

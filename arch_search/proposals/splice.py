@@ -131,6 +131,10 @@ def _kept_tree(program: str) -> ast.Module:
     return parse(program)
 
 
+def is_of_self(node: ast.Attribute) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id == "self"
+
+
 def _calls_self(statement: ast.stmt) -> bool:
     calls = (node for node in ast.walk(statement) if isinstance(node, ast.Call))
     return any(isinstance(call.func, ast.Name) and call.func.id == "self" for call in calls)
