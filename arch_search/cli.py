@@ -24,7 +24,7 @@ settings are Hydra overrides: group=choice or key.path=value; exit 0 good, 1 fai
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    options = _parser().parse_args(arguments)
+    options = _options(arguments)
     command = importlib.import_module(f"arch_search.commands.{options.command.replace('-', '_')}")
     from arch_search.errors import ArchSearchError, ConfigError
     from cognition_db.experience.errors import StoreError
@@ -47,6 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _complain(command: str, error: Exception, *, code: int) -> int:
     print(f"arch-search {command}: {one_line(str(error))}", file=sys.stderr)
     return code
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; settings may stand anywhere, also after an option, where argparse alone has no place for them."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    takes_settings = hasattr(options, "overrides")
+    if unknown := [word for word in rest if word.startswith("-") or not takes_settings]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

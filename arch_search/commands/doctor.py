@@ -15,9 +15,12 @@ from arch_search.commands.findings import Finding
 from arch_search.config import Config, Llm
 from arch_search.errors import JailError
 from arch_search.jail import rungs
-from arch_search.serving import catalogue, environment, machine
+from arch_search.serving import catalogue, environment, machine, server
+from arch_search.serving.endpoint import foreign_endpoint
 from arch_search.settings import load_config
 from slurm import site
+
+_SERVER_LIMIT_S = 30.0  # for one token of a server of others
 
 
 def run(options: argparse.Namespace) -> int:
@@ -35,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _all(config: Config, options: argparse.Namespace) -> Iterator[Finding]:
     yield from examine(config.llm)
+    yield from servers(config.llm)
     yield from doctor_cluster.limits(config)
     if config.slurm.launcher == "cluster" and site.is_available():
         refusals = list(doctor_cluster.refusals(config))
@@ -72,6 +76,17 @@ def examine(llm: Llm) -> Iterator[Finding]:
         there = importlib.util.find_spec(extra) is not None
         text = "installed" if there else f"not installed: no {what} (an extra)"
         yield Finding(topic=extra, good=there, text=text)
+
+
+def servers(llm: Llm) -> Iterator[Finding]:
+    """Servers of others that the settings name, each asked for one token."""
+    named = {"model": server.external_endpoint(llm, os.environ)} if llm.kind == "endpoint" else {}
+    for name, further in llm.endpoints.items():
+        named[name] = foreign_endpoint(further.base_url, further.model, further.api_key_env, os.environ)
+    for name, endpoint in named.items():
+        failure = server.probe_failure(endpoint, _SERVER_LIMIT_S)
+        text = f"{name} ({endpoint.model} at {endpoint.base_url}): {failure or 'answers'}"
+        yield Finding(topic="server", good=not failure, text=text, needed=True)
 
 
 def _say(line: str) -> None:

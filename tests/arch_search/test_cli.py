@@ -50,6 +50,9 @@ def test_help_answers_in_under_half_a_second_of_cpu_time() -> None:
         (["run", "campaign=smoke", "campaign.baselines=[warp_drive]"], 2, "mamba2"),
         (["fsck", "no/such/folder"], 1, "no campaign here"),
         (["show", "no/such/folder", "x"], 1, "no campaign here"),
+        (["check", "no_such_file.py", "--class", "X", "admission.limit_s=many"], 2, "a valid integer"),
+        (["check", "no_such_file.py", "--class", "X", "--jsn"], 2, "unrecognized arguments: --jsn"),
+        (["status", "no/such/folder", "campaign.seed=1"], 2, "unrecognized arguments: campaign.seed=1"),
     ],
 )
 def test_wrong_use_is_one_line_and_its_exit_code(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:

@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "agents"))
+from bad_server import bad_server
+from recorded_server import recorded_way
+
 from arch_search.cli import main
-from arch_search.commands import doctor_cluster, doctor_node, doctor_offline
+from arch_search.commands import doctor, doctor_cluster, doctor_node, doctor_offline
 from arch_search.settings import load_config
 
 
@@ -20,6 +24,30 @@ def test_a_clock_that_is_ahead_is_told_apart_from_a_slow_file_system() -> None:
     # the node is 10 s ahead, a file takes 2 s each way, and doctor answers after 1 s
     ahead, way = doctor_node.clock_difference(sent=110.0, seen=102.0, answered=103.0, received=115.0)
     assert (ahead, way) == (10.0, 4.0)
+
+
+def test_every_server_of_others_is_asked_for_a_token_and_a_silent_one_is_named() -> None:
+    with bad_server(recorded_way()) as there:
+        llm = load_config(
+            [
+                "llm=endpoint",
+                f"llm.base_url={there.endpoint.base_url}",
+                "llm.model=small",
+                "llm.endpoints.big.base_url=http://127.0.0.1:9/v1",
+                "llm.endpoints.big.model=large",
+            ]
+        ).llm
+        own, further = doctor.servers(llm)
+    assert own.good
+    assert own.text == f"model (small at {there.endpoint.base_url}): answers"
+    assert not further.good
+    assert further.needed
+    assert "big (large at http://127.0.0.1:9/v1): " in further.text
+    assert "refused" in further.text
+
+
+def test_a_server_of_ours_is_not_asked_before_it_is_started() -> None:
+    assert list(doctor.servers(load_config(["llm=vllm"]).llm)) == []
 
 
 @pytest.mark.slow
