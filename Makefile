@@ -1,4 +1,4 @@
-# make install | run | check | test | faults | bench
+# make install | run | check | test | faults | bench | bench-gpu
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ TORCH_INDEX := $(if $(ARCH_SEARCH_TORCH_INDEX),--extra-index-url "$(ARCH_SEARCH_
 PIP := "$(BIN)/python" -m pip install --quiet --disable-pip-version-check
 SOURCES := arch_search kernels slurm cognition_db hydra_conf
 
-.PHONY: install install-dev run check test test-offline test-long faults bench clean
+.PHONY: install install-dev run check test test-offline test-long faults bench bench-gpu clean
 
 install: $(VENV)/.installed
 
@@ -59,7 +59,12 @@ faults: install-dev
 	@OMP_NUM_THREADS=1 PATH="$$PATH:/usr/sbin:/sbin" "$(BIN)/python" -m tests.slurm_cluster.faults $(ROW)
 
 bench: install-dev
-	@for file in tests/benchmarks/bench_$(or $(NAME),*).py; do OMP_NUM_THREADS=1 "$(BIN)/python" "$$file" || exit 1; done
+	@for file in $(filter-out %/bench_gpu.py,$(wildcard tests/benchmarks/bench_$(or $(NAME),*).py)); do OMP_NUM_THREADS=1 "$(BIN)/python" "$$file" || exit 1; done
+
+# Kernels and training on the GPU of this machine, at most ten minutes; needs no install where PYTHON has torch and triton,
+# as: make bench-gpu PYTHON=python3. One row: make bench-gpu ROW=delta_rule
+bench-gpu:
+	@"$(if $(filter file,$(origin PYTHON)),$(or $(wildcard $(BIN)/python),$(PYTHON)),$(PYTHON))" tests/benchmarks/bench_gpu.py $(ROW)
 
 clean:
 	rm -rf "$(VENV)" build dist *.egg-info
