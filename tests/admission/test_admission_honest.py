@@ -15,6 +15,7 @@ from cognition_db.records import Verdict
 
 SHIPPED = [
     *sorted((Path(models.__file__).parent / "baselines").glob("[a-z]*.py")),
+    *sorted((Path(models.__file__).parent / "gallery").glob("[a-z]*.py")),
     Path(domains.__file__).parent / "linear_attention" / "seed_program.py",
 ]
 

@@ -1,4 +1,4 @@
-"""Every baseline keeps the candidate contract, is causal, and can be matched to the others."""
+"""Every baseline and every program of the gallery keeps the contract, is causal, and can be matched to the others."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from arch_search.models import baselines
+from arch_search.models import baselines, gallery
 from arch_search.models.loading import build_mixer, load_mixer_class, mix
 from arch_search.models.matching import match_feed_forward
 from arch_search.models.stand_in import float64_everywhere
 
-FILES = sorted(path for path in Path(str(baselines.__file__)).parent.glob("*.py") if path.stem != "__init__")
-EVERY_BASELINE = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+FILES, OF_GALLERY = (sorted(Path(str(room.__file__)).parent.glob("[a-z]*.py")) for room in (baselines, gallery))
+EVERY_BASELINE = pytest.mark.parametrize("path", [*FILES, *OF_GALLERY], ids=lambda path: path.stem)
 
 
 def mixer_of(path: Path, d_model: int = 32) -> nn.Module:
@@ -39,8 +39,9 @@ def test_baseline_keeps_the_shape_and_gives_every_parameter_a_finite_gradient(pa
     output = mix(mixer, torch.randn(B, T, 32))
     output.square().sum().backward()
     gradients = [p.grad for p in mixer.parameters()]
-    assert all(g is not None and g.isfinite().all() for g in gradients)
-    if T > 1:  # with one token a softmax has one weight and no state is read back
+    assert all(g.isfinite().all() for g in gradients if g is not None)
+    # with one token a softmax has one weight and no state is read back, with one chunk nothing is retained from another
+    if T > 64 or (T > 1 and path in FILES):
         assert all(g is not None and g.abs().max() > 0 for g in gradients)
 
 
