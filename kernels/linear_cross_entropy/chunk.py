@@ -23,7 +23,7 @@ def linear_cross_entropy_chunk(
     Products are in the dtype of the inputs, everything else and the sum of the head's gradient in float32 at least.
     Source: Liger Kernel, arXiv 2410.10989, section 3.2 (FusedLinearCrossEntropy).
     """
-    loss: Tensor = _Chunked.apply(x, weight, targets, counted(targets, count), chunk)
+    loss: Tensor = _Chunked.apply(x, weight, targets, counted(targets, count), chunk)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -115,7 +115,7 @@ class _Fused(torch.autograd.Function):
         tiles: Tiles = ctx.tiles
         vocab = weight.shape[0]
         stride = triton.cdiv(vocab, ALIGNED) * ALIGNED
-        chunk = max(1, ctx.scratch_bytes // (stride * x.element_size()))
+        chunk = max(1, ctx.scratch_bytes // (stride * x.element_size()) // tiles.tokens) * tiles.tokens
         scratch = torch.empty(min(chunk, x.shape[0]), stride, dtype=x.dtype, device=x.device)
         scale = (grad / count).float()
         grad_x = torch.empty_like(x) if needs_x else None
@@ -259,6 +259,7 @@ def _changes(
         logits = _logits(x, kept, weight, rows, words, N, V, D, TOKENS, VOCAB, WIDTH, PRECISION)
         share = tl.exp2(logits - log2_sum[:, None])
         change = factor[:, None] * (share - tl.where(words[None, :] == target[:, None], 1.0, 0.0))
-        inside = (rows[:, None] < N) & (words[None, :] < V)
+        # also the columns beyond V, as zeros, so that whole vectors are stored whatever V is
+        inside = (rows[:, None] < N) & (words[None, :] < stride)
         places = scratch + rows[:, None].to(tl.int64) * stride + words[None, :]
         tl.store(places, change.to(scratch.dtype.element_ty), mask=inside)
