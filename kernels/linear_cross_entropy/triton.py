@@ -1,4 +1,4 @@
-"""Cross-entropy of a linear layer's logits for small width: tiles of logits live in registers, none reach memory.
+"""Cross-entropy of a linear layer's logits for small width: logits live in tiles of registers, none reach memory.
 
 N tokens, D width, V vocabulary. Loss and gradients take 8*N*V*D operations: 2 for the logits in the forward, 2 for the
 same logits in the backward, 2 for each of the two gradients; the floor counts 6. Bytes: x, the head and their gradients
