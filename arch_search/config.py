@@ -51,10 +51,11 @@ class Campaign:
     dir: str | None  # null: campaigns/<name>-NNN, the unfinished one or the next free number
     seed: Count
     secret_from: str | None  # file with the secret of another campaign, its driver/secret; null: drawn at random
-    generations: PositiveInt  # after generation 0, which trains the baselines
+    generations: Count  # after generation 0, which trains the baselines; 0: these are all, and no model is asked
     seeds_per_candidate: PositiveInt
     reference_seeds: PositiveInt
-    baselines: tuple[str, ...]  # besides the reference; file names in models/baselines
+    baseline_seeds: PositiveInt
+    baselines: tuple[str, ...]  # besides the reference; file names in the domain's folders of baselines
     slots: Slots
     ladder_probe: Count  # tries on each rung before any is preferred
     ladder_stop_after: PositiveInt  # a rung with none admitted of so many tries is left

@@ -162,7 +162,7 @@ class Driver:
         if self._is_unfilled(number):
             return self._propose(number)
         if not self._advance(number):
-            if number == 0 and self._is_unfilled(1):
+            if number == 0 and self.campaign.config.campaign.generations and self._is_unfilled(1):
                 return self._propose(1)  # its parents are the reference: nothing of generation 0 is waited for
             self.model.tend()
             return Tick(finished=False, waiting=self._paused or f"generation {number} trains")

@@ -66,7 +66,9 @@ def rungs_up_to(highest: str) -> tuple[Rung, ...]:
 
 
 def slot_plans(config: Config) -> tuple[SlotPlan, ...]:
-    """The slots of every generation after 0, in their fixed order."""
+    """The slots of every generation after 0, in their fixed order; none where generation 0 is the only one."""
+    if not config.campaign.generations:
+        return ()
     slots = config.campaign.slots
     kinds: list[tuple[Arm, Rung | None, int]] = [
         ("evolve", "grammar_edit", slots.grammar_edit),
@@ -165,13 +167,14 @@ def is_reference(candidate: Candidate) -> bool:
 
 
 def seeds_for(candidate: Candidate, config: Config) -> range:
-    """Seeds the candidate trains with. The reference has the most, the other baselines one."""
+    """Seeds the candidate trains with; the reference has the most."""
+    campaign = config.campaign
     if candidate.arm == "baseline":
-        return range(config.campaign.reference_seeds if is_reference(candidate) else 1)
+        return range(campaign.reference_seeds if is_reference(candidate) else campaign.baseline_seeds)
     if candidate.arm == "placebo":
         first = PLACEBO_SEED_BASE + 100 * candidate.generation + 10 * candidate.slot
-        return range(first, first + config.campaign.seeds_per_candidate)
-    return range(config.campaign.seeds_per_candidate)
+        return range(first, first + campaign.seeds_per_candidate)
+    return range(campaign.seeds_per_candidate)
 
 
 def read_repeats(paths: GenerationPaths) -> Repeats:

@@ -71,7 +71,8 @@ def tasks_planned(campaign: Campaign) -> int:
     repeated = min(selection.parents_from_top, config.slots.entrants) * selection.repeat_seeds
     per_generation = slots * config.seeds_per_candidate + repeated
     by_hand = sum(len(read_steering(campaign.generation(one)).programs) for one in range(1, config.generations + 1))
-    first = config.reference_seeds + len(config.baselines) + selection.repeat_seeds
+    baselines = len(config.baselines) * config.baseline_seeds
+    first = config.reference_seeds + baselines + selection.repeat_seeds
     return first + config.generations * per_generation + by_hand * config.seeds_per_candidate
 
 

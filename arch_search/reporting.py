@@ -10,6 +10,7 @@ from typing import Any
 
 from arch_search.agents.call_log import CallLog
 from arch_search.analysis.opinions import Opinions, analyst_counts
+from arch_search.analysis.ranking import ranking_lines
 from arch_search.analysis.report import write_report
 from arch_search.analysis.statistics import Standing, standings
 from arch_search.analysis.status import budget_values, standing_values
@@ -74,7 +75,7 @@ def write_campaign_report(campaign: Campaign, calls: CallLog) -> None:
 def results_now(campaign: Campaign, contents: ArchiveContents, calls: Sequence[RoleCalls]) -> dict[str, Any]:
     """Ranking, failures and cost of the model, as JSON values."""
     return {
-        **standing_values(ranking(campaign, contents), calls),
+        **standing_values(ranking(campaign, contents), calls, is_search=bool(campaign.config.campaign.generations)),
         "trainings_failed": sum(one.ending != "finished" for one in contents.evaluations),
     }
 
@@ -155,6 +156,17 @@ def ranking(campaign: Campaign, contents: ArchiveContents) -> tuple[Standing, ..
         return ()
     selection = campaign.config.selection
     return standings(contents, reference_id=reference, metric=selection.metric, confidence=selection.confidence)
+
+
+def ranking_table(campaign: Campaign) -> list[str]:
+    """The ranking of a finished campaign in lines for a terminal."""
+    contents, selection = campaign.contents(), campaign.config.selection
+    return ranking_lines(
+        ranking(campaign, contents),
+        reference_id=reference_id(contents),
+        metric=selection.metric,
+        confidence=selection.confidence,
+    )
 
 
 def progress_of(campaign: Campaign, dispatcher: Dispatcher, *, activity: str, calls: CallLog) -> Progress:

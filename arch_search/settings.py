@@ -32,6 +32,7 @@ _EITHER = (
 )
 # settings that older campaigns do not have, with the value at which everything is as it was without them
 _NEUTRAL = {
+    "campaign.baseline_seeds": 1,
     "admission.near_duplicate": 2.0,
     "campaign.slots.best_of_n": 0,
     "campaign.slots.ladder": 0,
@@ -163,11 +164,12 @@ def _consistent(config: Config) -> Config:
             f"llm.job.replace_before_min={job.replace_before_min:g} is more than half of "
             f"llm.job.timeout_min={job.timeout_min}: servers would follow one another without end"
         )
-    if campaign.reference_seeds < campaign.seeds_per_candidate:
-        raise ConfigError(
-            f"campaign.reference_seeds={campaign.reference_seeds} is less than "
-            f"campaign.seeds_per_candidate={campaign.seeds_per_candidate}; candidates are paired with its seeds"
-        )
+    for key in ("seeds_per_candidate", "baseline_seeds"):
+        if campaign.reference_seeds < getattr(campaign, key):
+            raise ConfigError(
+                f"campaign.reference_seeds={campaign.reference_seeds} is less than "
+                f"campaign.{key}={getattr(campaign, key)}; programs are paired with its seeds"
+            )
     slots = campaign.slots
     if slots.best_of_n and not slots.evolve:
         raise ConfigError(

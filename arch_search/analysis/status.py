@@ -12,14 +12,20 @@ if TYPE_CHECKING:
     from arch_search.analysis.summary import RoleCalls
 
 
-def standing_values(standings: Sequence[Standing], calls: Sequence[RoleCalls]) -> dict[str, Any]:
-    """The ranking and the cost of the language model, without NaN: what is unknown is null."""
+def standing_values(
+    standings: Sequence[Standing], calls: Sequence[RoleCalls], *, is_search: bool = True
+) -> dict[str, Any]:
+    """The ranking and the cost of the language model, without NaN: what is unknown is null.
+
+    `is_search`: baselines and placebos do not count; false where a campaign has nothing but baselines.
+    """
+    judged = [row for row in standings if not is_search or row.arm not in ("baseline", "placebo")]
     reply_tokens = sum(call.reply_tokens for call in calls)
     waited_s = math.fsum(call.seconds for call in calls)
     return {
-        "best": best_so_far(standings),
+        "best": best_of(judged),
         "verdicts": {
-            verdict: sum(row.verdict == verdict for row in standings if row.arm not in ("baseline", "placebo"))
+            verdict: sum(row.verdict == verdict for row in judged)
             for verdict in ("better", "within_noise", "worse", "not_measured")
         },
         "tokens": {
@@ -44,10 +50,9 @@ def budget_values(budget: Budget) -> dict[str, Any]:
     }
 
 
-def best_so_far(standings: Sequence[Standing]) -> dict[str, Any] | None:
-    """The measured program of the search that ranks highest, with its interval; None before there is one."""
-    searched = (row for row in standings if row.arm not in ("baseline", "placebo"))
-    best = next((row for row in searched if math.isfinite(row.improvement)), None)
+def best_of(standings: Sequence[Standing]) -> dict[str, Any] | None:
+    """The measured program that ranks highest, with its interval; None before there is one."""
+    best = next((row for row in standings if math.isfinite(row.improvement)), None)
     if best is None:
         return None
     return {

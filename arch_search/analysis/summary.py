@@ -65,7 +65,7 @@ def summary(
         return ("Nothing has been recorded yet.",)
     sentences = [
         _unfinished(facts),
-        _counts(contents, rows),
+        _counts(contents, rows, facts),
         _reference_missing(rows, facts),
         _best(rows, facts),
         _repeated(rows, facts),
@@ -79,8 +79,8 @@ def summary(
 
 
 def typical_seeds(rows: Sequence[Standing]) -> int:
-    """Median number of finished seeds of what the search made; 0 without any."""
-    counts = sorted(row.n for row in rows if row.arm != "baseline" and row.n)
+    """Median number of finished seeds of what the search made, or of the baselines where it made nothing yet."""
+    counts = sorted(row.n for row in rows if row.arm != "baseline" and row.n) or sorted(row.n for row in rows if row.n)
     return counts[len(counts) // 2] if counts else 0
 
 
@@ -106,7 +106,10 @@ def _unfinished(facts: ReportFacts) -> str:
     )
 
 
-def _counts(contents: ArchiveContents, rows: Sequence[Standing]) -> str:
+def _counts(contents: ArchiveContents, rows: Sequence[Standing], facts: ReportFacts) -> str:
+    if not facts.generations_total:
+        trained = sum(row.n > 0 for row in rows)
+        return f"{count(trained, 'program').capitalize()} trained, the reference among them; nothing is searched for."
     searched = [row for row in rows if row.arm != "baseline"]
     trained = sum(row.n > 0 for row in searched)
     proposed = [tried for tried in contents.tries if tried.proposal.arm != "baseline"]
@@ -125,6 +128,8 @@ def _reference_missing(rows: Sequence[Standing], facts: ReportFacts) -> str:
 
 
 def _best(rows: Sequence[Standing], facts: ReportFacts) -> str:
+    if not facts.generations_total:
+        return _best_baseline(rows, facts)
     searched = [row for row in rows if row.arm not in ("baseline", "placebo")]
     compared = [row for row in searched if row.verdict != "not_measured"]
     if not compared:
@@ -139,6 +144,20 @@ def _best(rows: Sequence[Standing], facts: ReportFacts) -> str:
     return (
         f"{len(better)} {verb} better than {_reference(rows, facts)} beyond noise, after correction for "
         f"{count(comparisons(rows), 'comparison')}; the highest-ranked is {named}, {gain}."
+    )
+
+
+def _best_baseline(rows: Sequence[Standing], facts: ReportFacts) -> str:
+    compared = [row for row in rows if row.candidate_id != facts.reference_id and row.verdict != "not_measured"]
+    if not compared:
+        return "No program has been measured against the reference."
+    better, worse = (sum(row.verdict == verdict for row in compared) for verdict in ("better", "worse"))
+    leader = compared[0]
+    return (
+        f"{better or 'None'} of {len(compared)} better than {_reference(rows, facts)} beyond noise and "
+        f"{worse or 'none'} worse, after correction for {count(len(compared), 'comparison')}; the highest-ranked is "
+        f"{short(leader.name, 60)} ({leader.candidate_id[:8]}), {signed(leader.improvement)} "
+        f"{interval(leader.low, leader.high)} in {METRIC_WORDS[facts.metric]}."
     )
 
 

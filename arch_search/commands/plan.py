@@ -92,7 +92,7 @@ def _tasks_of_open(campaign: Campaign, number: int) -> int:
     slots = [plan.slot for plan, _ in wanting]
     if number:
         return len(slots) * config.seeds_per_candidate
-    return sum(1 if slot else config.reference_seeds for slot in slots)
+    return sum(config.baseline_seeds if slot else config.reference_seeds for slot in slots)
 
 
 def _campaign(what: Sequence[str]) -> Campaign:

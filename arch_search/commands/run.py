@@ -17,6 +17,7 @@ from arch_search.driver import Driver
 from arch_search.ending import end_work
 from arch_search.lease import Lease, driver_lease
 from arch_search.paths import CampaignPaths
+from arch_search.reporting import ranking_table
 from arch_search.settings import load_config
 from arch_search.stopping import DriverStopped, StopRequest, StopWatch, clear_stop, stop_requested
 from slurm.errors import SlurmError
@@ -62,6 +63,8 @@ def run(options: argparse.Namespace) -> int:
         clear_stop(asked.paths)
         campaign = asked.campaign()
         _drive(campaign, asked, lease, watch)
+    for line in ranking_table(campaign):
+        print(line)
     print(f"report: {campaign.paths.report}")
     return 0
 

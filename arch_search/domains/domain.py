@@ -36,7 +36,7 @@ class Domain:
     words: Words
     reference: str
     seed_program: str
-    baselines: Path  # folder of the programs that campaign.baselines names
+    baselines: tuple[Path, ...]  # folders of the programs that campaign.baselines names
     insight_tags: tuple[str, ...]  # an insight is of use here if it has one of them
     known_programs: Path | None = None  # file that the Judge is anchored and measured by; None: it is not
 
@@ -47,13 +47,12 @@ class Domain:
 
     def baseline(self, name: str) -> str:
         """Program text of one baseline; ConfigError if there is none of that name."""
-        file = self.baselines / f"{name}.py"
-        if not file.exists():
-            there = sorted(path.stem for path in self.baselines.glob("*.py") if not path.stem.startswith("_"))
+        files = {file.stem: file for folder in self.baselines for file in sorted(folder.glob("[!_]*.py"))}
+        if name not in files:
             raise ConfigError(
-                f"campaign.baselines: no baseline named {name!r} in domain {self.name}; there are {', '.join(there)}"
+                f"campaign.baselines: no baseline named {name!r} in domain {self.name}; there are {', '.join(files)}"
             )
-        return file.read_text(encoding="utf-8")
+        return files[name].read_text(encoding="utf-8")
 
 
 def domain_named(name: str) -> Domain:

@@ -17,12 +17,12 @@ from arch_search.settings import (
 )
 
 
-@pytest.mark.parametrize("campaign", ["demo", "laptop", "smoke", "agents"])
+@pytest.mark.parametrize("campaign", ["demo", "laptop", "smoke", "agents", "gallery"])
 @pytest.mark.parametrize("launcher", ["local", "inline", "cluster"])
 def test_every_shipped_choice_composes(campaign: str, launcher: str) -> None:
     config = load_config([f"campaign={campaign}", f"slurm={launcher}"])
     assert config.campaign.name == campaign
-    assert config.stage.name == {"agents": "minute"}.get(campaign, campaign)
+    assert config.stage.name == {"agents": "minute", "gallery": "laptop"}.get(campaign, campaign)
     assert config.slurm.launcher == launcher
 
 
@@ -102,6 +102,7 @@ def test_a_campaign_from_before_repeats_and_the_control_opens_without_them_and_w
 @pytest.mark.parametrize(
     ("added", "other"),
     [
+        ("campaign.baseline_seeds", "2"),
         ("campaign.slots.crossover", "1"),
         ("campaign.slots.simplify", "1"),
         ("campaign.slots.ladder", "1"),

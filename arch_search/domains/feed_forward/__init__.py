@@ -26,7 +26,7 @@ DOMAIN = Domain(
     ),
     reference="swiglu",
     seed_program=resources.files(__name__).joinpath("seed_program.py").read_text(encoding="utf-8"),
-    baselines=Path(__file__).parent / "baselines",
+    baselines=(Path(__file__).parent / "baselines",),
     insight_tags=("feed_forward",),
 )
 

@@ -23,7 +23,7 @@ DOMAIN = Domain(
     ),
     reference="deltanet",
     seed_program=SEED_PROGRAM,
-    baselines=Path(models.__file__).parent / "baselines",
+    baselines=tuple(Path(models.__file__).parent / room for room in ("baselines", "gallery")),
     insight_tags=(
         "feature_map",
         "write_strength",
