@@ -23,8 +23,9 @@ from arch_search.settings import config_sha256, load_config
 
 SHIPPED = Path(__file__).parents[2] / "arch_search" / "models"
 GALLERY = (
-    "campaign=gallery", "stage=smoke", "slurm=local", "slurm.max_parallel=1", "slurm.tasks_per_unit=4", "data.max_bytes=200000",
-    "campaign.baselines=[ada_multi_path_gate_net]", "campaign.reference_seeds=2", "campaign.baseline_seeds=2",
+    "campaign=gallery", "stage=smoke", "slurm=local", "slurm.max_parallel=1", "slurm.tasks_per_unit=4",
+    "data.max_bytes=200000", "campaign.baselines=[ada_multi_path_gate_net]", "campaign.reference_seeds=2",
+    "campaign.baseline_seeds=2",
 )  # fmt: skip
 
 
