@@ -101,12 +101,20 @@ class Stage:
     clip_norm: Positive
     heldout_sequences: PositiveInt
     parameter_tolerance: Fraction
+    device: Literal["cpu", "cuda"]
+    precision: Literal["float32", "bfloat16"]  # of products; weights, sums and the optimiser's state stay float32
+    micro_batch: Count  # sequences whose gradients are computed at once, then added up; 0: the whole batch
     checkpoint_every_s: Positive
     task_limit_s: PositiveInt  # wall time of one task, enforced by the supervisor
     slow_factor: Positive  # a task this many times slower per step than the reference's median is ended
     memory_gb: Positive
     threads: PositiveInt
     recall: Recall
+
+    @property
+    def step_unit(self) -> str:
+        """What the seconds of a step count: the work of a GPU is no CPU time."""
+        return "CPU-seconds" if self.device == "cpu" else "seconds"
 
 
 @checked(frozen=True, slots=True, kw_only=True, config=_STRICT)

@@ -1,5 +1,7 @@
 """What a trained model says on held-out tokens: its answers and its loss per token. No scoring: labels stay outside.
 
+On the device of the model, in float32 whatever the training computed in.
+
 N sequences, T tokens, V vocabulary, K asked positions, P prefix positions.
 """
 
@@ -20,16 +22,16 @@ from arch_search.evaluation.heldout import Floats, Ints
 def answers(model: nn.Module, inputs: Ints, asked: Ints, *, batch_size: int) -> Ints:
     """Most likely token [N, K] at the asked positions of inputs [N, T]."""
     model.eval()
-    found = [model(rows)[:, asked].argmax(dim=-1) for rows in _batches(inputs, batch_size)]
-    return torch.cat(found).numpy()
+    found = [model(rows)[:, asked].argmax(dim=-1) for rows in _batches(model, inputs, batch_size)]
+    return torch.cat(found).cpu().numpy()
 
 
 @torch.no_grad()
 def token_nll(model: nn.Module, windows: Ints, *, batch_size: int) -> Floats:
     """Loss of every target [N, T] in nats, from windows [N, T+1]."""
     model.eval()
-    found = [_nll(model(rows[:, :-1]), rows[:, 1:]) for rows in _batches(windows, batch_size)]
-    return torch.cat(found).numpy()
+    found = [_nll(model(rows[:, :-1]), rows[:, 1:]) for rows in _batches(model, windows, batch_size)]
+    return torch.cat(found).cpu().numpy()
 
 
 @torch.no_grad()
@@ -38,7 +40,7 @@ def prefix_nll(model: nn.Module, windows: Ints, positions: Ints) -> Floats:
     model.eval()
     found = []
     for row, position in positions.tolist():
-        window = torch.from_numpy(windows[row : row + 1])
+        (window,) = _batches(model, windows[row : row + 1], 1)
         logits = model(window[:, : position + 1])
         found.append(_nll(logits[:, -1:], window[:, position + 1 : position + 2]).item())
     return np.asarray(found, dtype=np.float32)
@@ -53,9 +55,11 @@ def state_sha256(model: nn.Module) -> str:
     return whole.hexdigest()
 
 
-def _batches(rows: Ints, batch_size: int) -> Iterator[Tensor]:
+def _batches(model: nn.Module, rows: Ints, batch_size: int) -> Iterator[Tensor]:
+    """Rows on the device of the model's parameters."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     for start in range(0, len(rows), batch_size):
-        yield torch.from_numpy(rows[start : start + batch_size])
+        yield torch.from_numpy(rows[start : start + batch_size]).to(device)
 
 
 def _nll(logits: Tensor, targets: Tensor) -> Tensor:

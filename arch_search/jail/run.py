@@ -38,7 +38,7 @@ _COUNT_SHARE = 0.05
 _LARGEST_FILES, _MOST_FILES = 8, 4_000
 # address space is not memory: torch reserves several GB that it never touches
 _ADDRESS_SPACE_FACTOR, _ADDRESS_SPACE_EXTRA_GB = 4, 16
-_KEPT_VARIABLES = ("LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
+_KEPT_VARIABLES = ("LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,7 +315,10 @@ def _order(
 
 
 def _kept_variables() -> dict[str, str]:
-    """The loader's path, because a site's python may need it; nothing that names a session, a job or a secret."""
+    """The loader's path, because a site's python may need it, and which GPUs are the task's.
+
+    Nothing that names a session, a job or a secret.
+    """
     return {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arch_search.models.loading import mix
+from kernels.linear_cross_entropy.fast import linear_cross_entropy
 
 EMBEDDING_STD = 0.02
 NORM_EPS = 1e-6
@@ -50,10 +52,23 @@ class LanguageModel(nn.Module):
         self.norm = nn.RMSNorm(d_model, eps=NORM_EPS)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        return F.linear(self._states(tokens), self.embedding.weight)
+
+    def loss(self, tokens: Tensor, targets: Tensor, *, count: Tensor) -> Tensor:
+        """Sum of the losses of all targets [B, T] that are not -100, over `count`, without holding the logits."""
+        states, head = self._states(tokens).flatten(0, 1), self.embedding.weight
+        if torch.is_autocast_enabled(states.device.type):
+            narrow = torch.get_autocast_dtype(states.device.type)
+            states, head = states.to(narrow), head.to(narrow)
+        return linear_cross_entropy(states, head, targets.flatten(), count=count)
+
+    def _states(self, tokens: Tensor) -> Tensor:
+        """What the head reads [B, T, D]."""
         x: Tensor = self.embedding(tokens)
         for block in self.blocks:
             x = block(x)
-        return F.linear(self.norm(x), self.embedding.weight)
+        normed: Tensor = self.norm(x)
+        return normed
 
 
 def parameters_beside_mixers(*, vocab: int, d_model: int, n_layers: int, feed_forward: int) -> int:

@@ -1,7 +1,8 @@
 """The training loop, one for every task: AdamW, warm-up and cosine, clipping, curve, checkpoint and exact resume.
 
 Batches and dropout of step n follow from the seed and n alone, so a resumed run meets the numbers an undisturbed one
-met and nothing but tensors and counters has to be saved. B batch, T tokens, V vocabulary.
+met and nothing but tensors and counters has to be saved. A batch that does not fit is gone through in parts whose
+gradients add up. B batch, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arch_search.models.language_model import LanguageModel
 from arch_search.training import checkpoint
 from arch_search.training.adamw import AdamW
 from arch_search.training.seeds import derive_seed
+from kernels.linear_cross_entropy.naive import IGNORED
 
-IGNORED = -100  # target of a position that is not trained on
+CPU = torch.device("cpu")
 LAST_LR_SHARE = 0.1
 CURVE_POINTS = 40
-# losses averaged in `Step.loss`; CPU times whose median is `Training.step_s`
+# losses averaged in `Step.loss`; times whose median is `Training.step_s`
 SMOOTHED_STEPS = 16
 TIMED_STEPS = 101
 
@@ -47,6 +50,27 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Numerics:
+    """How a step is computed, apart from what it computes."""
+
+    device: torch.device = CPU
+    precision: torch.dtype = torch.float32  # of products; weights, sums and the optimiser's state stay float32
+    micro_batch: int = 0  # sequences at once; 0: the whole batch
+
+    @property
+    def is_plain(self) -> bool:
+        """The whole batch at once in float32, which every model with logits can do."""
+        return not self.micro_batch and self.precision == torch.float32
+
+    def clock(self) -> float:
+        """Seconds in which a step is counted: CPU time, on a GPU time on the wall."""
+        return time.process_time() if self.device.type == "cpu" else time.perf_counter()
+
+
+PLAIN = Numerics()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """Where a training stands after an optimiser step; `loss` is the mean of the last 16, nats per asked token."""
 
@@ -57,7 +81,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """What a training came to. `step_s` is the median CPU time of a step, in seconds over all threads."""
+    """What a training came to. `step_s` is the median time of a step, by `Numerics.clock`."""
 
     ended: Literal["finished", "non_finite", "stopped"]
     cause: str
@@ -122,13 +146,17 @@ def train(
     checkpoint_path: Path,
     should_stop: Callable[[Step], bool],
     on_saved: Callable[[int], None] = lambda step: None,
+    numerics: Numerics = PLAIN,
 ) -> Training:
     """Train `model` in place, from the checkpoint where there is one; a loss that is not finite ends it as a value.
 
     `should_stop` sees every step; once it says true, a checkpoint is written and the training comes back "stopped".
-    `on_saved` hears the step of each checkpoint once it is durable, and of the one that is resumed from.
+    `on_saved` hears the step of each checkpoint once it is durable, and of the one that is resumed from. The model is
+    moved to the device of `numerics`; it is a LanguageModel wherever they are not plain.
     """
-    optimiser = AdamW(model.parameters(), weight_decay=recipe.weight_decay)
+    model.to(numerics.device)
+    is_fused = numerics.device.type == "cuda"
+    optimiser = AdamW(model.parameters(), weight_decay=recipe.weight_decay, is_fused=is_fused)
     record = _restored(model, optimiser, checkpoint_path)
     resumed_from_step = record.step
     if resumed_from_step:
@@ -136,7 +164,7 @@ def train(
     schedule = checkpoint.Schedule(every_s=recipe.checkpoint_every_s, begun=time.monotonic())
     model.train()
     while record.step < recipe.steps:
-        cause = _one_step(model, optimiser, next_batch, recipe, record)
+        cause = _one_step(model, optimiser, next_batch, recipe, record, numerics)
         if cause:
             return _training("non_finite", cause, record, resumed_from_step)
         stopped = should_stop(record.position())
@@ -159,25 +187,52 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.lr * (LAST_LR_SHARE + (1 - LAST_LR_SHARE) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def _one_step(model: nn.Module, optimiser: AdamW, next_batch: NextBatch, recipe: Recipe, record: _Record) -> str:
+def _one_step(
+    model: nn.Module, optimiser: AdamW, next_batch: NextBatch, recipe: Recipe, record: _Record, numerics: Numerics
+) -> str:
     """One optimiser step; the cause where loss or gradient is not finite, else an empty string."""
     step = record.step
     tokens, targets = next_batch(step, np.random.default_rng(derive_seed(recipe.seed, "data", step)))
     torch.manual_seed(derive_seed(recipe.seed, "dropout", step))
-    started = time.process_time()
-    logits = model(tokens)
-    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-    value = loss.item()
+    started = numerics.clock()
+    tokens, targets = tokens.to(numerics.device), targets.to(numerics.device)
+    optimiser.zero_grad()
+    if numerics.is_plain:
+        value = _whole_backward(model, tokens, targets)
+    else:
+        assert isinstance(model, LanguageModel), "a loss without logits is a LanguageModel's"
+        value = _backward_in_parts(model, tokens, targets, numerics)
     if not math.isfinite(value):
         return f"training loss is {value} at step {step + 1}"
-    optimiser.zero_grad()
-    torch.autograd.backward(loss)
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm).item()
     if not math.isfinite(norm):
         return f"gradient norm is {norm} at step {step + 1}"
     optimiser.step(learning_rate(recipe, step))
-    record.add(value, tokens.numel(), time.process_time() - started, recipe.steps)
+    record.add(value, tokens.numel(), numerics.clock() - started, recipe.steps)
     return ""
+
+
+def _whole_backward(model: nn.Module, tokens: Tensor, targets: Tensor) -> float:
+    """The mean loss; leaves its gradients where it is finite."""
+    loss = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+    value = loss.item()
+    if math.isfinite(value):
+        torch.autograd.backward(loss)
+    return value
+
+
+def _backward_in_parts(model: LanguageModel, tokens: Tensor, targets: Tensor, numerics: Numerics) -> float:
+    """As `_whole_backward`; whether the loss is finite is known after the last part."""
+    count = (targets != IGNORED).sum()
+    total = torch.zeros((), device=tokens.device)
+    size = numerics.micro_batch or len(tokens)
+    is_narrow = numerics.precision != torch.float32
+    for part, asked in zip(torch.split(tokens, size), torch.split(targets, size), strict=True):
+        with torch.autocast(tokens.device.type, dtype=numerics.precision, enabled=is_narrow):
+            loss = model.loss(part, asked, count=count)
+        torch.autograd.backward(loss)
+        total += loss.detach()
+    return total.item()
 
 
 def _save(path: Path, model: nn.Module, optimiser: AdamW, record: _Record) -> None:

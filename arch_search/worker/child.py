@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from arch_search.admission.certificate.trained import certify_trained
 from arch_search.admission.framework import Framework
+from arch_search.config import Stage
+from arch_search.errors import ConfigError
 from arch_search.evaluation import measure, recall
 from arch_search.models import stand_in
 from arch_search.models.language_model import LanguageModel
@@ -28,7 +30,7 @@ from arch_search.models.loading import build_mixer, load_mixer_class
 from arch_search.models.mounting import Mount, mixer_beside
 from arch_search.training.data import open_tokens
 from arch_search.training.seeds import derive_seed
-from arch_search.training.trainer import IGNORED, NextBatch, Recipe, Step, Training, train
+from arch_search.training.trainer import NextBatch, Numerics, Recipe, Step, Training, train
 from arch_search.worker.folder import (
     EXIT_OURS,
     EXIT_STOPPED,
@@ -44,6 +46,7 @@ from arch_search.worker.folder import (
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json
 from cognition_db.records import Certificate, from_json, to_json
+from kernels.linear_cross_entropy.naive import IGNORED
 
 PROGRESS_EVERY_S = 0.5
 RECALL_WARMUP_SHARE = 0.1
@@ -96,6 +99,11 @@ def _read_inputs(folder: TaskFolder) -> _Inputs:
     order = from_json(Order, read_json(folder.order))
     torch.set_num_threads(order.stage.threads)
     torch.set_num_interop_threads(1)
+    if order.stage.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "stage.device=cuda and torch finds no GPU on this node; ask for one, as slurm.gres=gpu:1, or set "
+            "stage.device=cpu"
+        )
     return _Inputs(
         order,
         np.load(folder.recall_inputs, allow_pickle=False) if "recall" in order.contract.probes else None,
@@ -127,6 +135,7 @@ def _work(folder: TaskFolder, inputs: _Inputs) -> ChildResult:
         checkpoint_path=folder.checkpoint("language_model"),
         should_stop=reporter,
         on_saved=reporter.saved,
+        numerics=_numerics(order.stage),
     )
     _stop_if_asked(training)
     certificate = _measured(folder, inputs, model, mount.programs(model)) if training.ended == "finished" else None
@@ -151,7 +160,8 @@ def _measured(folder: TaskFolder, inputs: _Inputs, model: LanguageModel, program
     """Leave what the trained model says of the held-out windows, and certify the program in its layers."""
     order = inputs.order
     before = measure.state_sha256(model)
-    write_array(folder.heldout_nll, measure.token_nll(model, inputs.windows, batch_size=order.stage.batch_size))
+    batch_size = order.stage.micro_batch or order.stage.batch_size
+    write_array(folder.heldout_nll, measure.token_nll(model, inputs.windows, batch_size=batch_size))
     positions = np.asarray(order.prefix_positions, dtype=np.int64)
     write_array(folder.prefix_nll, measure.prefix_nll(model, inputs.windows, positions))
     if measure.state_sha256(model) != before:
@@ -199,6 +209,7 @@ def _recall(folder: TaskFolder, order: Order, questions: Ints, program: type[nn.
         checkpoint_path=folder.checkpoint("recall"),
         should_stop=reporter,
         on_saved=reporter.saved,
+        numerics=Numerics(device=torch.device(order.stage.device)),
     )
     _stop_if_asked(training)
     if training.ended == "finished":
@@ -218,6 +229,14 @@ def _text_recipe(order: Order) -> Recipe:
         clip_norm=stage.clip_norm,
         seed=derive_seed(order.seed, "language_model"),
         checkpoint_every_s=stage.checkpoint_every_s,
+    )
+
+
+def _numerics(stage: Stage) -> Numerics:
+    return Numerics(
+        device=torch.device(stage.device),
+        precision=torch.bfloat16 if stage.precision == "bfloat16" else torch.float32,
+        micro_batch=stage.micro_batch,
     )
 
 

@@ -261,6 +261,7 @@ def _prepare(unit: Unit, task: Task, folder: TaskFolder, program: str) -> Questi
         vocab=corpus.vocab,
         is_bytes=corpus.is_bytes,
         floor_nats=corpus.floor_nats,
+        step_unit=stage.step_unit,
     )
 
 
@@ -294,6 +295,7 @@ def _verge(unit: Unit) -> Verge:
     reference_step_s, stage = unit.manifest.reference_step_s, unit.manifest.stage
     return Verge(
         step_s=None if reference_step_s is None else stage.slow_factor * reference_step_s,
+        step_unit=stage.step_unit,
         floor_nats=unit.corpus.floor_nats,
     )
 

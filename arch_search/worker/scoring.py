@@ -29,6 +29,7 @@ class Questions:
     vocab: int
     is_bytes: bool
     floor_nats: float
+    step_unit: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,8 @@ def score(result: ChildResult, folder: TaskFolder, questions: Questions) -> Scor
     loss, *others = heldout.heldout_scores(text, is_bytes=questions.is_bytes)
     on_noise = heldout.random_loss(noise, is_bytes=questions.is_bytes)
     gap = heldout.prefix_gap(text, prefix_nll, questions.positions)
-    speed = Score(name="step_s", value=result.step_s, count=len(result.curve_steps), unit="CPU-seconds per step")
+    unit = f"{questions.step_unit} per step"
+    speed = Score(name="step_s", value=result.step_s, count=len(result.curve_steps), unit=unit)
     scores = (*accuracy, loss, *others, on_noise, gap, speed)
     lowest = min(loss.value, *result.curve_loss)
     if lowest < questions.floor_nats:

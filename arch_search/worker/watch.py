@@ -16,9 +16,10 @@ FLOOR_FROM_STEP = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verge:
-    """The limits of a language-model training: seconds per step (None: no limit) and nats per token."""
+    """The limits of a language-model training: per step, in `step_unit` (None: no limit), and nats per token."""
 
     step_s: float | None
+    step_unit: str
     floor_nats: float
 
 
@@ -39,7 +40,7 @@ def judge(progress: Progress, verge: Verge) -> Early | None:
     if verge.step_s is not None and progress.step >= FIRST_JUDGED_STEP and progress.step_s > verge.step_s:
         return Early(
             ending="too_slow",
-            cause=f"{progress.step_s:.3g} CPU-s a step at step {progress.step}, limit {verge.step_s:.3g} "
+            cause=f"{progress.step_s:.3g} {verge.step_unit} a step at step {progress.step}, limit {verge.step_s:.3g} "
             "(stage.slow_factor times the reference)",
         )
     if progress.step >= FLOOR_FROM_STEP and progress.loss < verge.floor_nats:

@@ -26,6 +26,14 @@ def test_every_shipped_choice_composes(campaign: str, launcher: str) -> None:
     assert config.slurm.launcher == launcher
 
 
+@pytest.mark.parametrize("stage, d_model, n_layers", [("explore", 256, 8), ("verify", 1024, 24)])
+def test_the_stages_for_a_gpu_are_of_the_published_size(stage: str, d_model: int, n_layers: int) -> None:
+    found = load_config([f"stage={stage}"]).stage
+    assert (found.d_model, found.n_layers, found.n_heads, found.steps) == (d_model, n_layers, 8, 2000)
+    assert found.batch_size * found.seq_len == 524_288
+    assert (found.device, found.precision, found.step_unit) == ("cuda", "bfloat16", "seconds")
+
+
 @pytest.mark.parametrize(
     "override, expected",
     [

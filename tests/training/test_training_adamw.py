@@ -27,10 +27,12 @@ def torch_optimiser(net: nn.Module, weight_decay: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, betas=BETAS, eps=EPSILON)
 
 
+@pytest.mark.parametrize("is_fused", [False, True])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_ten_steps_equal_those_of_torch(weight_decay: float) -> None:
+def test_ten_steps_equal_those_of_torch(weight_decay: float, is_fused: bool) -> None:
     ours, theirs = network(), network()
-    mine, reference = AdamW(ours.parameters(), weight_decay=weight_decay), torch_optimiser(theirs, weight_decay)
+    mine = AdamW(ours.parameters(), weight_decay=weight_decay, is_fused=is_fused)
+    reference = torch_optimiser(theirs, weight_decay)
     for step in range(10):
         backward(ours, step)
         mine.step(lr=0.01 * (step + 1))
@@ -43,10 +45,11 @@ def test_ten_steps_equal_those_of_torch(weight_decay: float) -> None:
         assert torch.allclose(one, other, rtol=1e-12, atol=1e-12)
 
 
-def test_a_parameter_without_gradient_is_left_alone() -> None:
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_a_parameter_without_gradient_is_left_alone(is_fused: bool) -> None:
     net = network()
     before = net[0].weight.detach().clone()
-    optimiser = AdamW(net.parameters(), weight_decay=0.1)
+    optimiser = AdamW(net.parameters(), weight_decay=0.1, is_fused=is_fused)
     torch.autograd.backward(net[3](torch.ones(1, 7, dtype=torch.float64)).sum())
     optimiser.step(lr=0.1)
     assert torch.equal(net[0].weight, before)

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arch_search.training import checkpoint
+from arch_search.models.language_model import LanguageModel
+from arch_search.training import checkpoint, trainer
 from arch_search.training.seeds import derive_seed
-from arch_search.training.trainer import Recipe, Step, Training, learning_rate, train
+from arch_search.training.trainer import PLAIN, Numerics, Recipe, Step, Training, learning_rate, train
+from kernels.linear_cross_entropy.naive import IGNORED
 
 V, T, B = 11, 12, 8
 
@@ -58,8 +60,14 @@ def recipe(steps: int = 24, seed: int = 3, checkpoint_every_s: float = 1e9) -> R
     )
 
 
-def run(net: nn.Module, path: Path, plan: Recipe, should_stop: Callable[[Step], bool] = lambda step: False) -> Training:
-    return train(net, next_batch, recipe=plan, checkpoint_path=path, should_stop=should_stop)
+def run(
+    net: nn.Module,
+    path: Path,
+    plan: Recipe,
+    should_stop: Callable[[Step], bool] = lambda step: False,
+    numerics: Numerics = PLAIN,
+) -> Training:
+    return train(net, next_batch, recipe=plan, checkpoint_path=path, should_stop=should_stop, numerics=numerics)
 
 
 def weights(net: nn.Module) -> Tensor:
@@ -231,3 +239,89 @@ def test_learning_rate_warms_up_and_falls_to_a_tenth() -> None:
 def test_seeds_of_different_purposes_differ_and_repeat() -> None:
     assert derive_seed(1, "data", 0) == derive_seed(1, "data", 0)
     assert len({derive_seed(1, "data", 0), derive_seed(1, "data", 1), derive_seed(1, "dropout", 0)}) == 3
+
+
+class CausalMean(nn.Module):
+    """A mixer [B, T, D] whose output depends on dropout, so that random streams show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(16, 16)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.inner(x.cumsum(dim=1) / torch.arange(1, x.shape[1] + 1, device=x.device)[:, None]))
+
+
+def language_model() -> LanguageModel:
+    torch.manual_seed(5)
+    return LanguageModel(lambda layer: CausalMean(), vocab=V, d_model=16, n_layers=2, feed_forward=24)
+
+
+NARROW = Numerics(precision=torch.bfloat16, micro_batch=3)  # of 8 sequences: 3, 3 and 2
+
+
+def gradients(net: nn.Module) -> Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in net.parameters() if parameter.grad is not None])
+
+
+@pytest.mark.parametrize(
+    "numerics, tolerance",
+    [
+        (Numerics(micro_batch=3), 1e-5),
+        (Numerics(micro_batch=8), 1e-5),
+        # products of 8 bits: the roundings of 2^-9 of a few layers
+        (NARROW, 2e-2),
+    ],
+)
+def test_parts_of_a_batch_have_the_loss_and_gradient_of_the_whole(numerics: Numerics, tolerance: float) -> None:
+    tokens, targets = next_batch(0, np.random.default_rng(0))
+    targets = targets.clone()
+    targets[:5, :7] = IGNORED
+    whole, parts = language_model().eval(), language_model().eval()
+    loss = trainer._whole_backward(whole, tokens, targets)
+    assert trainer._backward_in_parts(parts, tokens, targets, numerics) == pytest.approx(loss, rel=tolerance)
+    assert (gradients(parts) - gradients(whole)).norm() <= tolerance * gradients(whole).norm()
+
+
+def test_a_training_in_bfloat16_parts_learns_and_keeps_its_weights_in_float32(tmp_path: Path) -> None:
+    net, products = language_model(), set[torch.dtype]()
+    net.get_submodule("blocks.0.mixer.inner").register_forward_hook(lambda *call: products.add(call[2].dtype))
+    done = run(net, tmp_path / "c.pt", recipe(steps=120), numerics=NARROW)
+    assert done.ended == "finished"
+    assert done.curve_loss[-1] < 0.5 * done.curve_loss[0]
+    assert products == {torch.bfloat16}
+    assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
+    assert done.tokens_seen == 120 * B * T
+
+
+@pytest.mark.parametrize("stop_at", [1, 7])
+def test_a_training_in_parts_resumes_exactly(tmp_path: Path, stop_at: int) -> None:
+    undisturbed = language_model()
+    expected = run(undisturbed, tmp_path / "a.pt", recipe(), numerics=NARROW)
+    run(language_model(), tmp_path / "b.pt", recipe(), lambda step: step.step == stop_at, numerics=NARROW)
+    resumed = language_model()
+    found = run(resumed, tmp_path / "b.pt", recipe(), numerics=NARROW)
+    assert found.resumed_from_step == stop_at
+    assert found.curve_loss == expected.curve_loss
+    assert torch.equal(weights(resumed), weights(undisturbed))
+
+
+def test_a_loss_that_is_not_finite_in_one_part_ends_the_run_as_a_value(tmp_path: Path) -> None:
+    net = language_model()
+    with torch.no_grad():
+        net.embedding.weight[3] = torch.nan
+    done = run(net, tmp_path / "c.pt", recipe(), numerics=NARROW)
+    assert (done.ended, done.steps) == ("non_finite", 0)
+    assert "training loss is nan at step 1" in done.cause
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_training_on_a_gpu_learns_what_one_on_the_cpu_does(tmp_path: Path) -> None:
+    losses = []
+    for device in ("cpu", "cuda"):
+        numerics = Numerics(device=torch.device(device), precision=torch.bfloat16, micro_batch=3)
+        done = run(language_model(), tmp_path / device, recipe(steps=120), numerics=numerics)
+        losses.append(done.curve_loss[-1])
+    assert max(losses) < 0.5 * done.curve_loss[0]

@@ -23,6 +23,7 @@ QUESTIONS = Questions(
     vocab=256,
     is_bytes=True,
     floor_nats=0.3,
+    step_unit="CPU-seconds",
 )
 CERTIFICATE = Certificate(outcome="passed", reason="proved", length=24, layers=1, operators=9, seconds=0.1)
 RESULT = ChildResult(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+import torch
 
 from arch_search.config import Stage
 from arch_search.domains import domain_named
@@ -56,6 +57,20 @@ def test_a_finished_pack_has_a_shard_with_every_score(finished_bench: Any) -> No
         "step_s",
     }
     assert found.score("heldout_loss") == pytest.approx(5.3, abs=0.5)  # near the logarithm of 256 after eight steps
+
+
+def test_a_training_in_parts_and_bfloat16_has_every_score_too(bench: MakeBench, tiny_stage: Stage) -> None:
+    stage = replace(tiny_stage, precision="bfloat16", micro_batch=3)
+    found = bench().with_stage(stage).evaluation()
+    assert found.ending == "finished", found.cause
+    assert found.score("heldout_loss") == pytest.approx(5.3, abs=0.5)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_stage_for_a_gpu_on_a_node_without_one_is_a_failure_of_ours(bench: MakeBench, tiny_stage: Stage) -> None:
+    done = bench().with_stage(replace(tiny_stage, device="cuda")).run()
+    assert done.returncode == FAILED
+    assert "stage.device=cuda and torch finds no GPU on this node" in done.stderr
 
 
 def test_a_feed_forward_is_trained_beside_its_mixer_and_not_asked_to_recall(bench: MakeBench) -> None:
@@ -192,7 +207,7 @@ def test_a_program_far_slower_than_the_reference_is_ended_early(bench: MakeBench
     made = made.rewritten(replace(made.manifest, stage=long_stage, reference_step_s=0.001))
     found = made.evaluation()
     assert found.ending == "too_slow", found.cause
-    assert "CPU-s a step" in found.cause
+    assert "CPU-seconds a step" in found.cause
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from arch_search.worker.folder import Progress
 from arch_search.worker.watch import Verge, judge
 
-VERGE = Verge(step_s=0.5, floor_nats=0.3)
+VERGE = Verge(step_s=0.5, step_unit="CPU-seconds", floor_nats=0.3)
 WELL = Progress(phase="language_model", step=20, steps=60, loss=2.5, step_s=0.1, cpu_s=4.0, saved_step=0)
 
 
