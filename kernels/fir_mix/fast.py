@@ -1,0 +1,34 @@
+"""The bank of filters and its mixture on the fastest path that takes the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from kernels.dispatch import is_fast, triton_refusal
+from kernels.fir_mix.chunk import fir_mix_chunk
+from kernels.fir_mix.inputs import kernel_refusal
+
+
+def fir_mix(
+    v: Tensor,
+    filters: Sequence[Tensor],
+    paths: Sequence[Tensor],
+    weights: Tensor,
+    norm_weight: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+) -> Tensor:
+    """As `fir_mix_naive`: by the Triton kernel on a GPU where it takes the input, else by `fir_mix_chunk`."""
+    norm = () if norm_weight is None else (norm_weight,)
+    if _is_fast("fir_mix", v, filters, paths, weights, *norm):
+        from kernels.fir_mix.triton import fir_mix_triton
+
+        return fir_mix_triton(v, filters, paths, weights, norm_weight, eps=eps)
+    return fir_mix_chunk(v, filters, paths, weights, norm_weight, eps=eps)
+
+
+def _is_fast(operator: str, v: Tensor, filters: Sequence[Tensor], paths: Sequence[Tensor], *others: Tensor) -> bool:
+    refusal = triton_refusal(v, *filters, *paths, *others) or kernel_refusal(v, filters, paths, *others)
+    return is_fast(operator, fast="triton", plain="chunk", refusal=refusal, like=v)
