@@ -230,7 +230,7 @@ def test_softmax_attention_matches_naive_in_output_and_every_gradient(T: int) ->
 
 
 @pytest.mark.parametrize("T", LENGTHS)
-@pytest.mark.parametrize("taps", [1, 4])
+@pytest.mark.parametrize("taps", [1, 4, 9])
 @pytest.mark.parametrize("given", [(), ("bias", "history")])
 def test_causal_conv_matches_naive_in_output_and_every_gradient(T: int, taps: int, given: tuple[str, ...]) -> None:
     torch.manual_seed(T)
