@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.causal_conv.layer import ShortConvolution
-from kernels.gated_delta_rule.chunk import gated_delta_rule_chunk
+from kernels.gated_delta_rule.fast import gated_delta_rule
 
 OPEN_GATE = 1.28  # silu(1.28) = 1: small models learn sooner with a gate that starts open
 
@@ -45,7 +45,7 @@ class GatedDeltaNet(nn.Module):
         q, k, v = (x.reshape(shape) for x in self.conv(self.qkv_proj(hidden_states)).chunk(3, dim=-1))
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
         log_g = -self.log_rate.exp() * F.softplus(self.step_proj(hidden_states) + self.step_bias)
-        mixed = gated_delta_rule_chunk(q, k, v, self.beta_proj(hidden_states).sigmoid(), log_g)
+        mixed = gated_delta_rule(q, k, v, self.beta_proj(hidden_states).sigmoid(), log_g)
         gated = self.o_norm(mixed).reshape(batch, length, width) * F.silu(self.gate_proj(hidden_states))
         output: Tensor = self.o_proj(gated)
         return output
