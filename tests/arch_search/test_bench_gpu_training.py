@@ -1,0 +1,75 @@
+"""The rows of `make bench-gpu` that train: a tiny model on the CPU, alone and beside another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.benchmarks.gpu.packing import PackingRow, rates_in
+from tests.benchmarks.gpu.train import KERNELS, WRITTEN, Size, TrainRow, as_written
+from tests.benchmarks.gpu_timing import Ceilings
+
+CPU = torch.device("cpu")
+TINY = Size(width=32, layers=1, heads=2, feed_forward=48, micro_batch=2, sequences=3, length=32, vocab=50)
+
+
+class Doubled(as_written("seed_program")):  # type: ignore[misc]
+    """Not what is written: the memory counts twice."""
+
+    def mix_paths(self, o: Tensor, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
+        return o + v
+
+
+def row(other: type[nn.Module]) -> TrainRow:
+    variants = {WRITTEN: lambda: as_written("seed_program"), KERNELS: lambda: other}
+    return TrainRow(name="tiny", size=TINY, variants=variants, over_written=5.0, over_limit=2.0)
+
+
+def test_two_equal_programs_are_timed_and_stand_against_the_roofline() -> None:
+    lines = {line.variant: line for line in row(as_written("seed_program")).lines(CPU)}
+    assert list(lines) == [WRITTEN, KERNELS, "roofline"]
+    assert lines[WRITTEN].median is not None
+    assert lines[WRITTEN].ratio is not None
+    assert 0.2 < lines[WRITTEN].ratio < 5
+    assert lines["roofline"].ratio is not None
+    assert lines["roofline"].ratio > 10  # no roofline is reached with 96 tokens on a CPU
+
+
+def test_a_program_that_computes_something_else_is_reported_and_not_timed() -> None:
+    lines = {line.variant: line for line in row(Doubled).lines(CPU)}
+    assert lines[KERNELS].is_failure
+    assert "wrong, not timed: gradient off by" in lines[KERNELS].note
+    assert lines[KERNELS].median is None
+    assert lines[WRITTEN].ratio is None
+
+
+def test_a_program_that_is_not_there_is_named() -> None:
+    with pytest.raises(ModuleNotFoundError, match="no program no_such"):
+        as_written("no_such")
+
+
+def test_the_roofline_adds_the_layers_memory_and_the_heads_products() -> None:
+    size = replace(TINY, width=256, layers=8, feed_forward=680, vocab=50_257)
+    # 8 layers of 43 passes, three times over, and 6 V d operations: 122 ns and 98 ns at the rates of an H200
+    limit = size.limit(Ceilings(copy_bytes=4.3e12, matrix_flops=790e12, vector_flops=60e12))
+    assert limit == pytest.approx(1 / (122.9e-9 + 97.7e-9), rel=0.01)
+
+
+def test_rates_count_the_share_of_a_step_in_a_window() -> None:
+    # steps of 1 s and of 2 s with 10 tokens each: 10 + 5 tokens a second
+    ticks = [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0], [0.5, 2.5, 4.5]]
+    assert rates_in(ticks, [1.0, 2.5, 4.0], tokens=10) == pytest.approx([15.0, 15.0])
+
+
+@pytest.mark.slow
+def test_trainings_side_by_side_are_counted_together() -> None:
+    packed = PackingRow(
+        name="tiny", program="seed_program", size=TINY, together=(1, 2), windows=3, window_s=0.5, over_alone=2.0
+    )
+    lines = {line.variant: line for line in packed.lines(CPU)}
+    assert list(lines) == ["1 process", "2 processes", "most"]
+    assert all(line.median for line in lines.values())
+    assert lines["1 process"].note == "1.00 of one"
