@@ -101,15 +101,17 @@ class Stage:
     clip_norm: Positive
     heldout_sequences: PositiveInt
     parameter_tolerance: Fraction
-    device: Literal["cpu", "cuda"]
-    precision: Literal["float32", "bfloat16"]  # of products; weights, sums and the optimiser's state stay float32
-    micro_batch: Count  # sequences whose gradients are computed at once, then added up; 0: the whole batch
     checkpoint_every_s: Positive
     task_limit_s: PositiveInt  # wall time of one task, enforced by the supervisor
     slow_factor: Positive  # a task this many times slower per step than the reference's median is ended
     memory_gb: Positive
     threads: PositiveInt
     recall: Recall
+    # defaults are for manifests of earlier versions, settings have none
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["float32", "bfloat16"] = "float32"  # of products; weights, sums and moments stay float32
+    micro_batch: Count = 0  # sequences whose gradients are computed at once, then added up; 0: the whole batch
+    operators: Literal["as_written", "kernels"] = "as_written"  # what a delta rule in a program's text runs on
 
     @property
     def step_unit(self) -> str:

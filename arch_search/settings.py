@@ -53,6 +53,7 @@ _NEUTRAL = {
     "selection.repeat_seeds": 0,
     "selection.judge_weight_measured": True,
     "domain.name": "linear_attention",
+    "stage.operators": "as_written",
     "roles.summariser_enabled": False,
     "roles.summariser.temperature": 0.3,
     "roles.summariser.top_p": 0.95,

@@ -10,7 +10,9 @@ import os
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from arch_search.config import Stage
 from arch_search.errors import ConfigError
 from arch_search.evaluation import measure, recall
 from arch_search.models import stand_in
+from arch_search.models.fast_path import replaced, replacements, verified
 from arch_search.models.language_model import LanguageModel
 from arch_search.models.loading import build_mixer, load_mixer_class
 from arch_search.models.mounting import Mount, mixer_beside
@@ -46,6 +49,7 @@ from arch_search.worker.folder import (
 from cognition_db.experience.errors import StoreError
 from cognition_db.experience.files import read_json
 from cognition_db.records import Certificate, from_json, to_json
+from kernels.dispatch import Choice, recorded_choices
 from kernels.linear_cross_entropy.naive import IGNORED
 
 PROGRESS_EVERY_S = 0.5
@@ -118,11 +122,42 @@ def _work(folder: TaskFolder, inputs: _Inputs) -> ChildResult:
     mixer_beside(order.contract)  # before the framework is looked at, as part of it
     framework = Framework()
     program = load_mixer_class(folder.program, order.class_name)
+    with _operators(order, program) as choices:
+        result, programs = _trained(folder, inputs, program)
+    certificate = None
+    if result.ending == "finished":
+        # of the program as it is written: a kernel is opaque to the certificate
+        certificate = _certified(order, programs)
+    if altered := framework.altered():
+        raise _TamperedError(f"touches what is not its own in training: {altered}")
+    ran = tuple(sorted(f"{choice.operator}={choice.path}" for choice in choices))
+    return replace(result, certificate=certificate, operators=ran)
+
+
+@contextmanager
+def _operators(order: Order, program: type[nn.Module]) -> Iterator[list[Choice]]:
+    """Inside, the program runs on the operators of kernels/ where the stage wants it and they compute the same.
+
+    Gives the paths that operators take, also those that the program calls by itself.
+    """
+    stage = order.stage
+    with ExitStack() as inside:
+        if stage.operators == "kernels":
+            module = sys.modules[program.__module__]
+            with torch.random.fork_rng(devices=[]):
+                mixer = build_mixer(program, d_model=stage.d_model, n_heads=stage.n_heads, layer_idx=0)
+            inside.enter_context(replaced(module, verified(module, replacements(module), mixer, d_model=stage.d_model)))
+        yield inside.enter_context(recorded_choices())
+
+
+def _trained(folder: TaskFolder, inputs: _Inputs, program: type[nn.Module]) -> tuple[ChildResult, list[nn.Module]]:
+    """Probe, train and measure; what came of it, and the program's modules in the trained model."""
+    order = inputs.order
     recalled = None
     if inputs.recall_inputs is not None and not folder.recall_answers.exists():
         recalled = _recall(folder, order, inputs.recall_inputs, program)
     if recalled is not None and recalled.ended != "finished":
-        return ChildResult(ending="non_finite", cause=f"recall: {recalled.cause}")
+        return ChildResult(ending="non_finite", cause=f"recall: {recalled.cause}"), []
     mount = Mount(program=program, contract=order.contract, stage=order.stage, vocab=order.vocab)
     matched = mount.matched(order.target_parameters)
     torch.manual_seed(derive_seed(order.seed, "language_model", "weights"))
@@ -138,12 +173,11 @@ def _work(folder: TaskFolder, inputs: _Inputs) -> ChildResult:
         numerics=_numerics(order.stage),
     )
     _stop_if_asked(training)
-    certificate = _measured(folder, inputs, model, mount.programs(model)) if training.ended == "finished" else None
-    if altered := framework.altered():
-        raise _TamperedError(f"touches what is not its own in training: {altered}")
+    if training.ended == "finished":
+        _measure(folder, inputs, model)
     probed_steps = 0 if inputs.recall_inputs is None else order.stage.recall.steps
     resumed = probed_steps + training.resumed_from_step if recalled is None else recalled.resumed_from_step
-    return ChildResult(
+    result = ChildResult(
         ending="finished" if training.ended == "finished" else "non_finite",
         cause=training.cause,
         curve_steps=training.curve_steps,
@@ -152,12 +186,12 @@ def _work(folder: TaskFolder, inputs: _Inputs) -> ChildResult:
         parameter_count=matched.parameter_count,
         resumed_from_step=resumed,
         step_s=training.step_s,
-        certificate=certificate,
     )
+    return result, mount.programs(model)
 
 
-def _measured(folder: TaskFolder, inputs: _Inputs, model: LanguageModel, programs: list[nn.Module]) -> Certificate:
-    """Leave what the trained model says of the held-out windows, and certify the program in its layers."""
+def _measure(folder: TaskFolder, inputs: _Inputs, model: LanguageModel) -> None:
+    """Leave what the trained model says of the held-out windows."""
     order = inputs.order
     before = measure.state_sha256(model)
     batch_size = order.stage.micro_batch or order.stage.batch_size
@@ -166,12 +200,11 @@ def _measured(folder: TaskFolder, inputs: _Inputs, model: LanguageModel, program
     write_array(folder.prefix_nll, measure.prefix_nll(model, inputs.windows, positions))
     if measure.state_sha256(model) != before:
         raise _TamperedError("its parameters or buffers changed while it was measured")
-    return certify_trained(
-        programs,
-        d_model=order.stage.d_model,
-        n_heads=order.stage.n_heads,
-        seq_len=order.stage.seq_len,
-    )
+
+
+def _certified(order: Order, programs: list[nn.Module]) -> Certificate:
+    stage, programs = order.stage, [program.cpu() for program in programs]
+    return certify_trained(programs, d_model=stage.d_model, n_heads=stage.n_heads, seq_len=stage.seq_len)
 
 
 def _recall(folder: TaskFolder, order: Order, questions: Ints, program: type[nn.Module]) -> Training:

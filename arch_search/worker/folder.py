@@ -74,6 +74,7 @@ class ChildResult:
     resumed_from_step: int = 0  # counted over both phases
     step_s: float = 0.0
     certificate: Certificate | None = None
+    operators: tuple[str, ...] = ()  # `operator=path` of each that ran, as gated_delta_rule=triton
 
 
 @dataclass(frozen=True, slots=True)

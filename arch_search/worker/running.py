@@ -370,6 +370,7 @@ def _with_result(record: Evaluation, result: ChildResult) -> Evaluation:
     certificate = result.certificate
     return replace(
         record,
+        versions=record.versions | ({"operators": ", ".join(result.operators)} if result.operators else {}),
         curve_steps=result.curve_steps,
         curve_loss=result.curve_loss,
         tokens_seen=result.tokens_seen,

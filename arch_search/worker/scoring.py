@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from cognition_db.records import Certificate, Ending, Score
 
 # no finite model of float32 logits gives a token a larger loss, in nats, than the range of its logits; far beyond use
 MAX_NLL_NATS = 1e4
+MAX_OPERATORS = 20
+_OPERATOR = re.compile(r"[a-z_0-9]{1,40}=[a-z_]{1,20}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +111,8 @@ def _is_possible(result: ChildResult, stage: Stage) -> bool:
         and 0 <= result.resumed_from_step <= stage.steps + stage.recall.steps
         and math.isfinite(result.step_s)
         and result.step_s >= 0
+        and len(result.operators) <= MAX_OPERATORS
+        and all(_OPERATOR.fullmatch(one) for one in result.operators)
         and (result.ending == "finished") == (result.certificate is not None)
         and (result.certificate is None or _is_possible_certificate(result.certificate, stage))
     )

@@ -224,19 +224,19 @@ def _decays(steps, GATED: tl.constexpr, C: tl.constexpr):  # type: ignore[no-unt
     return since_start, to_end, kept, ratio
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _dot(a, b):  # type: ignore[no-untyped-def]
     """Sums in float32; float32 operands are not rounded to tf32."""
     return tl.dot(a, b, input_precision="ieee")
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _head_of_program(H):  # type: ignore[no-untyped-def]
     program = tl.program_id(0).to(tl.int64)
     return program // H, program % H
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _chunk_of_program(H, N):  # type: ignore[no-untyped-def]
     """Batch, head and chunk; neighbouring programs read neighbouring heads, which share lines of memory."""
     program = tl.program_id(0).to(tl.int64)

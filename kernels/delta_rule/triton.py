@@ -61,7 +61,7 @@ def run(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_g: Tensor | None, *, 
     refusal = unsupported(q, k, v, beta, log_g)
     if refusal:
         raise UnsupportedError(refusal)
-    output: Tensor = _DeltaRule.apply(q, k, v, beta, log_g, read_out_scale(q, scale))  # type: ignore[no-untyped-call]
+    output: Tensor = _DeltaRule.apply(q, k, v, beta, log_g, read_out_scale(q, scale))
     return output
 
 
@@ -85,9 +85,7 @@ def unsupported(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_g: Tensor | N
 
 class _DeltaRule(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_g: Tensor | None, scale: float
-    ) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_g: Tensor | None, scale: float) -> Tensor:
         q, k, v, beta = (x.contiguous() for x in (q, k, v, beta))
         log_g = None if log_g is None else log_g.contiguous()
         (batch, length, heads, K), V = q.shape, v.shape[3]
@@ -108,8 +106,8 @@ class _DeltaRule(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, beta, log_g, inverse, states = ctx.saved_tensors
         d_output = d_output.contiguous()
         d_states = torch.empty_like(states)

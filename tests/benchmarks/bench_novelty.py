@@ -44,7 +44,7 @@ PARENTS = 25
 
 def main(mutations: int) -> None:
     torch.set_num_threads(1)
-    behaviours = {text: found for text in dict.fromkeys(_programs(mutations)) if (found := _behaviour(text))}
+    behaviours = {text: found for text in dict.fromkeys(programs(mutations)) if (found := _behaviour(text))}
     pairs = [
         (
             similarity(changes(one, SEED_PROGRAM), changes(other, SEED_PROGRAM)),
@@ -73,7 +73,8 @@ def main(mutations: int) -> None:
     keep_table("novelty", lines)
 
 
-def _programs(mutations: int) -> Iterator[str]:
+def programs(mutations: int) -> Iterator[str]:
+    """What recorded replies of a real model make of the seed program, and random mutations."""
     seed = _candidate(SEED_PROGRAM)
     for line in RECORDING.read_text(encoding="utf-8").splitlines():
         reply = json.loads(line)

@@ -1,176 +1,217 @@
-"""Programs on the operators of kernels/: what is recognised computes the same, what differs stays as it was written."""
+"""Functions of a program that compute a delta rule are found by their numbers and replaced, and no others."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from arch_search.domains import linear_attention
 from arch_search.models import gallery
-from arch_search.models.fast_path import FastProgram, Swap, fast_program
-from arch_search.models.loading import build_mixer, load_mixer_class, mix
+from arch_search.models.fast_path import Form, replaced, replacements, verified
+from arch_search.models.loading import build_mixer, load_mixer_class
 from arch_search.proposals.mutation import mutate
 from cognition_db.records import Candidate, candidate_id
+from kernels.dispatch import recorded_choices
 
-FILES = sorted(Path(str(gallery.__file__)).parent.glob("[a-z]*.py"))
-SEED_PROGRAM = Path(linear_attention.__file__).parent / "seed_program.py"
-DELTA, FILTER = Swap(function="delta_rule", operator="delta_rule"), Swap(function="causal_fir", operator="causal_conv")
-GATED = Swap(function="gated_delta_rule", operator="gated_delta_rule")
-HIER = next(path for path in FILES if path.stem == "hier_gate_net").read_text()
+ROOT = Path(__file__).parents[2]
+SEED = ROOT / "arch_search/domains/linear_attention/seed_program.py"
+GALLERY = sorted(Path(str(gallery.__file__)).parent.glob("[a-z]*.py"))
+PUBLISHED = ROOT / "tests/admission/published"
+WITHOUT_DELTA_RULE = {"channel_recurrence_shift", "gated_linear_family", "retention_rotary_glu"}
+HEADER = "import torch\nimport torch.nn.functional as F\nfrom torch import nn\n"
 
-TOKEN_LOOP = """
-def memory({arguments}, chunk_size: int = 32):
-    {taken}
-    state, outputs = torch.zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3], dtype=q.dtype), []
-    for t in range(q.shape[1]):
-        state = state * {decay}
-        new = beta[:, t, :, None] * (v[:, t] - torch.einsum("bhk,bhkv->bhv", k[:, t], state))
-        state = state + k[:, t, :, :, None] * new[:, :, None]
-        outputs.append(torch.einsum("bhk,bhkv->bhv", q[:, t], state))
-    output = torch.stack(outputs, 1)
-    {given}
-
-
+# a plain delta rule in the layout [B, T, H, d]; `{...}` are places where it can be spoilt
+PLAIN = """
+def memory(query, key, value, beta{extra}):
+    B, T, H, d = key.shape
+    state, outputs = query.new_zeros(B, H, d, value.shape[-1]), []
+    for t in range(T):
+        {first}
+        stored = torch.einsum("bhk,bhkv->bhv", key[:, t], state)
+        change = beta[:, t, :, None] * (value[:, t] - stored)
+        state = state + key[:, t, :, :, None] * change[:, :, None, :]
+        outputs.append(torch.einsum("bhk,bhkv->bhv", {read}[:, t], state))
+    return torch.stack(outputs, 1)
+"""
+MIXER = """
 class Mixer(nn.Module):
-    def __init__(self, hidden_size=32, num_heads=2, **kwargs):
+    def __init__(self, hidden_size, num_heads, **kwargs):
         super().__init__()
-        self.width = nn.Linear(hidden_size, 3 * hidden_size)
-        self.beta = nn.Linear(hidden_size, 2 * num_heads)
-        self.num_heads = num_heads
+        self.heads, self.qkv = num_heads, nn.Linear(hidden_size, 3 * hidden_size + num_heads)
 
     def forward(self, x, **kwargs):
-        q, k, v = (y.view(*x.shape[:2], self.num_heads, -1) for y in self.width(x).chunk(3, -1))
-        beta, g = self.beta(x).sigmoid().chunk(2, -1)
-        {call}
-        return result.flatten(-2)
+        q, k, v, beta = self.qkv(x).split([x.shape[2]] * 3 + [self.heads], -1)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))
+        o = memory(q, F.normalize(k, dim=-1), v, beta.sigmoid(){more})
+        return {output}
 """
 
 
-def program_file(folder: Path, text: str) -> Path:
-    file = folder / "program.py"
-    file.write_text(text)
-    return file
+def text(
+    *, extra: str = "", first: str = "pass", read: str = "query", more: str = "", output: str = "o.flatten(2)"
+) -> str:
+    function = PLAIN.format(extra=extra, first=first, read=read)
+    return HEADER + function + MIXER.format(more=more, output=output)
 
 
-def fast(file: Path) -> FastProgram:
-    return fast_program(file, None, d_model=32, n_heads=2, default_class="DeltaNet")
-
-
-@pytest.mark.parametrize("path", [SEED_PROGRAM, *FILES], ids=lambda path: path.stem)
-def test_shipped_programs_give_equal_outputs_and_gradients_on_the_kernels(path: Path) -> None:
-    found = fast(path)
-    expected = {"seed_program": (GATED,), "fusion_gated_fir_net": (FILTER,)}.get(path.stem, (DELTA, FILTER))
-    assert (found.path, found.swaps, found.reason) == ("kernels", expected, "")
-
+def loaded(folder: Path, program: str) -> tuple[ModuleType, nn.Module]:
+    path = folder / "program.py"
+    path.write_text(program)
+    mixer = load_mixer_class(path, None, default_class="DeltaNet")
     torch.manual_seed(0)
-    written = load_mixer_class(path, None, default_class="DeltaNet")
-    modules = [build_mixer(cls, d_model=32, n_heads=2, layer_idx=0).double() for cls in (written, found.program)]
-    modules[1].load_state_dict(modules[0].state_dict())
-    x = torch.randn(2, 100, 32, dtype=torch.float64)
-    outputs, gradients = [], []
-    for module in modules:
-        inputs = x.clone().requires_grad_()
-        outputs.append(mix(module, inputs))
-        gradients.append(torch.autograd.grad(outputs[-1].sin().sum(), [inputs, *module.parameters()]))
-    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-9, atol=1e-11)
-    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-10)
-    # they are two programs: had both the same functions, equality would say nothing
-    names = {swap.function for swap in expected}
-    assert all(modules[0].forward.__globals__[name] is not modules[1].forward.__globals__[name] for name in names)
+    return sys.modules[mixer.__module__], build_mixer(mixer, d_model=12, n_heads=2, layer_idx=0)
 
 
-FORMS = {
-    "as the published programs, with q and k normalised inside": {
-        "arguments": "q, k, v, beta",
-        "taken": "q, k, v, beta = (x.transpose(1, 2) for x in (q, k, v, beta)); q, k = (x * torch.rsqrt("
-        "x.square().sum(-1, keepdim=True) + 1e-6) for x in (q, k))",
-        "decay": "1.0",
-        "given": "return output.transpose(1, 2), state",
-        "call": "result = memory(*(y.transpose(1, 2) for y in (q, k, v, beta)), 16)[0].transpose(1, 2)",
-    },
-    "gated, with an axis for scalars": {
-        "arguments": "q, k, v, beta, g",
-        "taken": "beta, g = beta.squeeze(-1), g.squeeze(-1)",
-        "decay": "g[:, t, :, None, None].exp()",
-        "given": "return output",
-        "call": "result = memory(q / 9, k / 9, v, g=-g.unsqueeze(-1), beta=beta.unsqueeze(-1), chunk_size=64)",
-    },
-}
-
-
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_a_function_is_recognised_by_what_it_computes_in_whatever_form(tmp_path: Path, form: dict[str, str]) -> None:
-    found = fast(program_file(tmp_path, "import torch\nfrom torch import nn\n" + TOKEN_LOOP.format(**form)))
-    operator = "gated_delta_rule" if "g" in form["arguments"].split(", ") else "delta_rule"
-    assert (found.path, found.swaps) == ("kernels", (Swap(function="memory", operator=operator),))
-    x = torch.randn(1, 5, 32)
-    assert mix(build_mixer(found.program, d_model=32, n_heads=2, layer_idx=0), x).isfinite().all()
+def test_a_delta_rule_as_a_model_writes_it_is_found_with_its_layout(tmp_path: Path) -> None:
+    (found,) = replacements(loaded(tmp_path, text())[0])
+    assert (found.function, found.operator) == ("memory", "delta_rule")
+    assert found.form == Form(heads_first=False, scalar_axis=False, unit=False, scaled=False, log_decay=None)
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    "spoilt",
     [
-        ("within = (q_ @ k_.mT).tril()", "within = q_ @ k_.mT"),
-        ("state = state + k_[", "state = 0.9 * state + k_["),
-        ("(kb @ k_.mT).tril(-1)", "(k_ @ k_.mT).tril(-1)"),
-        ("q, k, v, beta.unsqueeze(-1))", "q, k, v.detach(), beta.unsqueeze(-1))"),
-        ("[:, :, :T].transpose(1, 2).to(v.dtype)", "[:, :, :T].transpose(1, 2).to(v.dtype) + 1e-6"),
+        text(read="value"),
+        text(read="query.detach()"),
+        text(first="state = state.detach()"),
+        text(first="state = state * 0.999999"),
+        text(first="state = state * (t != 64)"),
+        text(first="state = state.flip(1)"),
+        text(extra=", mask"),
     ],
-    ids=["not causal", "forgets", "another system", "another gradient", "a little off"],
+    ids=["other read", "no gradient of q", "no gradient in time", "slow decay", "forgets at 64", "heads", "more input"],
 )
-def test_a_function_that_computes_something_else_stays(tmp_path: Path, old: str, new: str) -> None:
-    assert old in HIER
-    assert fast(program_file(tmp_path, HIER.replace(old, new))).swaps == (FILTER,)
+def test_what_differs_in_output_or_gradient_stays_as_it_is_written(tmp_path: Path, spoilt: str) -> None:
+    assert replacements(loaded(tmp_path, spoilt)[0]) == ()
+
+
+@pytest.mark.parametrize("decay, log_decay", [("g.exp()", True), ("g", False)])
+def test_a_decay_is_read_as_logarithm_or_as_factor(tmp_path: Path, decay: str, log_decay: bool) -> None:
+    first = f"state = state * {decay}[:, t, :, None, None]"
+    (found,) = replacements(loaded(tmp_path, text(extra=", g", first=first))[0])
+    assert (found.operator, found.form.log_decay) == ("gated_delta_rule", log_decay)
+
+
+def test_the_program_calls_the_operator_inside_the_block_only(tmp_path: Path) -> None:
+    program, mixer = loaded(tmp_path, text())
+    found = replacements(program)
+    x = torch.randn(2, 40, 12)
+    written = mixer(x)
+    with replaced(program, found), recorded_choices() as choices:
+        by_operator = mixer(x)
+    with recorded_choices() as afterwards:
+        mixer(x)
+    torch.testing.assert_close(by_operator, written, atol=1e-5, rtol=1e-5)
+    assert [choice.operator for choice in choices] == ["delta_rule"]
+    assert afterwards == []
+    with pytest.raises(RuntimeError, match="inside"), replaced(program, found):
+        raise RuntimeError("inside")
+    assert program.memory.__code__.co_filename.endswith("program.py")
+
+
+@pytest.mark.parametrize("more, used", [(", 16", True), (", mask=x[..., 0]", False), (", half=True", False)])
+def test_a_call_that_says_more_than_a_chunk_size_goes_to_the_written_function(
+    tmp_path: Path, more: str, used: bool
+) -> None:
+    first = "state = (0.5 if half else 1) * (state if mask is None else state * mask[:, t, None, None, None])"
+    program, mixer = loaded(tmp_path, text(extra=", chunk=32, mask=None, half=False", first=first, more=more))
+    x = torch.randn(2, 9, 12)
+    written = mixer(x)
+    with replaced(program, replacements(program)), recorded_choices() as choices:
+        torch.testing.assert_close(mixer(x), written, atol=1e-5, rtol=1e-5)
+    assert bool(choices) is used
+
+
+def test_a_mixer_in_which_the_operator_is_not_the_same_keeps_its_own_function(tmp_path: Path) -> None:
+    # agrees wherever the function is tried alone: keys of unit length times 0.9; here keys are a thousand times longer
+    first = "state = state * (key.abs().amax() < 100)"
+    good, bad = text(first=first), text(first=first).replace("F.normalize(k, dim=-1)", "1000 * F.normalize(k, dim=-1)")
+    for program_text, kept in ((good, 1), (bad, 0)):
+        program, mixer = loaded(tmp_path, program_text)
+        found = replacements(program)
+        assert len(found) == 1
+        assert len(verified(program, found, mixer, d_model=12)) == kept
+
+
+def test_a_mixer_that_needs_the_last_state_keeps_its_own_function(tmp_path: Path) -> None:
+    with_state = text(output="o[0].flatten(2) + o[1].sum()").replace(
+        "torch.stack(outputs, 1)", "torch.stack(outputs, 1), state"
+    )
+    program, mixer = loaded(tmp_path, with_state)
+    found = replacements(program)
+    assert len(found) == 1
+    assert verified(program, found, mixer, d_model=12) == ()
+
+
+def test_neither_the_random_numbers_nor_the_weights_of_the_task_are_touched(tmp_path: Path) -> None:
+    program, mixer = loaded(tmp_path, text(output="F.dropout(o.flatten(2), 0.5, self.training)"))
+    before = {name: one.clone() for name, one in mixer.state_dict().items()}
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    assert len(verified(program, replacements(program), mixer, d_model=12)) == 1
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(one, before[name]) for name, one in mixer.state_dict().items())
+    assert all(one.grad is None for one in mixer.parameters())
+
+
+@pytest.mark.parametrize("path", [SEED, *GALLERY], ids=lambda path: path.stem)
+def test_shipped_programs_run_on_the_operators(path: Path) -> None:
+    mixer = load_mixer_class(path, None, default_class="DeltaNet")
+    program = sys.modules[mixer.__module__]
+    found = replacements(program)
+    both = {"delta_rule", "causal_conv"}
+    expected = {"seed_program": {"gated_delta_rule"}, "fusion_gated_fir_net": {"causal_conv"}}.get(path.stem, both)
+    assert {one.operator for one in found} == expected
+    built = build_mixer(mixer, d_model=32, n_heads=2, layer_idx=0)
+    assert verified(program, found, built, d_model=32) == found
 
 
 def test_a_filter_with_its_taps_in_the_other_order_stays(tmp_path: Path) -> None:
-    text = HIER.replace("taps.unsqueeze(1), groups", "taps.flip(1).unsqueeze(1), groups")
-    assert fast(program_file(tmp_path, text)).swaps == (DELTA,)
+    hier = next(path for path in GALLERY if path.stem == "hier_gate_net").read_text()
+    turned = hier.replace("taps.unsqueeze(1), groups", "taps.flip(1).unsqueeze(1), groups")
+    assert turned != hier
+    assert {one.operator for one in replacements(loaded(tmp_path, turned)[0])} == {"delta_rule"}
 
 
-def test_a_module_that_differs_on_the_operators_stays_as_it_was_written_and_says_by_how_much(tmp_path: Path) -> None:
-    # equal on random values of ordinary size, not on those that the module passes
-    text = HIER.replace("    kb = k_ * beta_\n", "    v_ = v_.clamp(-50, 50)\n    kb = k_ * beta_\n")
-    text = text.replace("v = self.heads(value)", "v = 1000 * self.heads(value)")
-    found = fast(program_file(tmp_path, text))
-    assert (found.path, found.swaps) == ("as_written", ())
-    assert "differs by" in found.reason
-    assert found.program(hidden_size=32, num_heads=2)(torch.randn(1, 3, 32)).isfinite().all()
-
-
-def test_a_call_that_the_operator_does_not_take_leaves_the_program_as_it_was_written(tmp_path: Path) -> None:
-    text = HIER.replace("B, T, H, d = q.shape", "q = torch.stack(list(q))\n    B, T, H, d = q.shape")
-    text = text.replace("delta_rule(unit(self.heads(q)),", "delta_rule(unit(self.heads(q)).unbind(),")
-    found = fast(program_file(tmp_path, text))
-    assert (found.path, found.reason) == ("as_written", "the module fails on the operators: AttributeError")
-
-
-def test_a_program_without_such_functions_stays(tmp_path: Path) -> None:
-    text = "from torch import nn\n\n\nclass Mixer(nn.Linear):\n"
-    text += "    def __init__(self, hidden_size=8, **kwargs):\n        super().__init__(hidden_size, hidden_size)\n"
-    found = fast(program_file(tmp_path, text))
-    assert (found.path, found.reason) == ("as_written", "no function of it is an operator")
-
-
-def test_the_comparison_leaves_the_random_generator_as_it_was() -> None:
-    torch.manual_seed(3)
-    before = torch.get_rng_state()
-    fast(FILES[0])
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_every_one_of_ten_random_mutants_of_the_reference_runs_on_the_kernels(tmp_path: Path) -> None:
-    text = SEED_PROGRAM.read_text()
+def test_every_one_of_ten_random_mutants_of_the_reference_runs_on_the_operator(tmp_path: Path) -> None:
+    text = SEED.read_text()
     reference = Candidate(
         id=candidate_id(text), name="deltanet", generation=0, slot=0, arm="baseline", rung="copy", parents=(),
         motivation="", program=text, class_name="DeltaNet", parameter_count=0,
     )  # fmt: skip
-    rng = np.random.default_rng(0)
-    mutants = {mutate(reference, rng).program for _ in range(10)}
+    mutants = {mutate(reference, np.random.default_rng(number)).program for number in range(10)}
     assert len(mutants) > 7
-    found = [fast(program_file(tmp_path, mutant)) for mutant in sorted(mutants)]
-    assert {one.path for one in found} == {"kernels"}, [one.reason for one in found]
-    assert all(GATED in one.swaps for one in found)
+    for mutant in sorted(mutants):
+        program, mixer = loaded(tmp_path, mutant)
+        found = replacements(program)
+        assert "gated_delta_rule" in {one.operator for one in found}
+        assert verified(program, found, mixer, d_model=12) == found
+
+
+def run_on(files: list[Path]) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests/models/programs/run_fast_path.py"), *map(str, files)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    rows = map(json.loads, done.stdout.splitlines())
+    return {row["program"]: row for row in rows}
+
+
+def test_the_delta_rule_of_every_program_in_the_published_form_is_found_and_kept() -> None:
+    rows = run_on(sorted(PUBLISHED.glob("*.py")))
+    assert {name for name, row in rows.items() if not row["found"]} == WITHOUT_DELTA_RULE
+    assert {name for name, row in rows.items() if row["kept"] < len(row["found"])} == set()

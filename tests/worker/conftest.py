@@ -136,6 +136,13 @@ class Bench:
     def with_stage(self, stage: Stage) -> Bench:
         return self.rewritten(replace(self.manifest, stage=stage))
 
+    def with_program(self, text: str) -> Bench:
+        """The first pack alone, its tasks with this program instead."""
+        name, pack = candidate_id(text), self.manifest.packs[0]
+        write_atomic(self.generation.program(name), text.encode())
+        tasks = tuple(replace(task, candidate_id=name) for task in pack.tasks)
+        return self.rewritten(replace(self.manifest, packs=(replace(pack, tasks=tasks),), classes={name: "DeltaNet"}))
+
     def rewritten(self, manifest: Manifest) -> Bench:
         manifests.write(self.manifest_path, manifest)
         return Bench(self.generation, manifest)

@@ -34,6 +34,7 @@ RESULT = ChildResult(
     parameter_count=6000,
     step_s=0.01,
     certificate=CERTIFICATE,
+    operators=("delta_rule=triton", "fir_mix=chunk"),
 )
 
 
@@ -141,6 +142,8 @@ def test_trained_weights_that_see_the_future_disqualify_and_a_missing_proof_does
         {"certificate": replace(CERTIFICATE, layers=2)},
         {"certificate": replace(CERTIFICATE, operators=-1)},
         {"certificate": replace(CERTIFICATE, seconds=float("nan"))},
+        {"operators": ("delta_rule=triton; and more",)},
+        {"operators": ("delta_rule=triton",) * 21},
         {"ending": "crashed"},
     ],
 )

@@ -20,7 +20,7 @@ import torch
 
 from arch_search.config import Stage
 from arch_search.domains import domain_named
-from arch_search.domains.linear_attention import seed_program
+from arch_search.domains.linear_attention import SEED_PROGRAM, seed_program
 from arch_search.generation import read_record
 from arch_search.jail.guard import descendants
 from arch_search.jail.rungs import best_rung
@@ -109,6 +109,24 @@ def test_an_evaluation_says_where_it_comes_from(finished_bench: Any) -> None:
     assert found.jail == best_rung("auto")
     assert found.certificate is not None
     assert (found.certificate.outcome, found.certificate.length) == ("passed", 24), found.certificate.reason
+
+
+def test_the_delta_rule_of_a_program_runs_on_the_operator_where_the_stage_says_so_and_the_record_says_it(
+    bench: MakeBench,
+) -> None:
+    made, curves = bench().with_program(SEED_PROGRAM), []
+    for attempt, (operators, ran) in enumerate((("as_written", None), ("kernels", "gated_delta_rule=chunk")), 1):
+        shutil.rmtree(made.unit().root, ignore_errors=True)  # or the second finds the first one's measurements
+        packs = (replace(made.manifest.packs[0], attempt=attempt),)
+        stage = replace(made.manifest.stage, operators=operators)
+        found = made.rewritten(replace(made.manifest, stage=stage, packs=packs)).evaluation()
+        assert found.ending == "finished", found.cause
+        assert found.versions.get("operators") == ran
+        assert found.certificate is not None
+        assert found.certificate.outcome == "passed", found.certificate.reason
+        curves.append(found.curve_loss)
+    assert curves[0] != curves[1]  # another order of summation
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
 
 
 def test_a_finished_pack_leaves_no_working_files(finished_bench: Any) -> None:
