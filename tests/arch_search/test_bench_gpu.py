@@ -116,8 +116,17 @@ def test_a_variant_that_takes_too_long_to_compile_is_left_out(monkeypatch: pytes
             except Exception:  # as a compiler that falls back
                 continue
 
-    lines = lines_of(row(variants=(*ours(plain), Variant(name="compile", make=compile_for_ever))), "compile")
-    assert [line.note for line in lines] == ["not ready after 0 s, left out"]
+    late = row(variants=(*ours(plain), Variant(name="compile", make=compile_for_ever)))
+    assert not lines_of(late, "compile")
+    assert [line.note for line in late.compiled_lines(CPU)] == ["not ready after 0 s, left out"]
+
+
+def test_what_is_compiled_is_timed_beside_ours_after_all_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_timing, "STEADY", 100.0)
+    late = row(variants=(*ours(plain), Variant(name="compile", make=lambda: slow)), targets={"both": {"compile": 1.5}})
+    found = list(late.compiled_lines(CPU))
+    assert [line.variant for line in found] == ["compile", "compile"]
+    assert gpu_table.verdict(found[1]) == "met"
 
 
 def test_times_that_spread_give_no_ratio() -> None:
@@ -136,6 +145,7 @@ def test_the_table_and_its_file_say_what_was_met_on_which_device(tmp_path: Path)
         Line(row="product", variant="ours", median=1.0, low=0.9, high=1.1),
         Line(row="product", variant="eager", median=3.0, low=2.9, high=3.1, ratio=3.0, target=2.5),
         Line(row="product", variant="floor", median=0.5, ratio=2.0, target=1.5, at_most=True),
+        Line(row="other", variant="ours", median=1.0, low=0.9, high=1.1),
         Line(row="product", variant="fla", target=2.0),
     ]
     now = datetime(2026, 11, 21, tzinfo=UTC)

@@ -8,16 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from arch_search.domains.linear_attention.seed_program import DeltaNet
+from tests.benchmarks import gpu_timing
 from tests.benchmarks.gpu.packing import PackingRow, rates_in
-from tests.benchmarks.gpu.train import KERNELS, WRITTEN, Size, TrainRow, as_written
+from tests.benchmarks.gpu.train import KERNELS, WRITTEN, Size, TrainRow, as_written, both
 from tests.benchmarks.gpu_timing import Ceilings
 
 CPU = torch.device("cpu")
 TINY = Size(width=32, layers=1, heads=2, feed_forward=48, micro_batch=2, sequences=3, length=32, vocab=50)
 
 
-class Doubled(as_written("seed_program")):  # type: ignore[misc]
-    """Not what is written: the memory counts twice."""
+class Other(DeltaNet):
+    """Not what is written: the values are added once more."""
 
     def mix_paths(self, o: Tensor, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
         return o + v
@@ -28,7 +30,8 @@ def row(other: type[nn.Module]) -> TrainRow:
     return TrainRow(name="tiny", size=TINY, variants=variants, over_written=5.0, over_limit=2.0)
 
 
-def test_two_equal_programs_are_timed_and_stand_against_the_roofline() -> None:
+def test_two_equal_programs_are_timed_and_stand_against_the_roofline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_timing, "STEADY", 100.0)  # a busy machine is no reason to print no ratio here
     lines = {line.variant: line for line in row(as_written("seed_program")).lines(CPU)}
     assert list(lines) == [WRITTEN, KERNELS, "roofline"]
     assert lines[WRITTEN].median is not None
@@ -38,8 +41,16 @@ def test_two_equal_programs_are_timed_and_stand_against_the_roofline() -> None:
     assert lines["roofline"].ratio > 10  # no roofline is reached with 96 tokens on a CPU
 
 
+def test_the_winner_runs_on_kernels_and_says_which_path_they_took_here() -> None:
+    winner = TrainRow(name="tiny", size=TINY, variants=both("path_gate_fusion_net"))
+    lines = {line.variant: line for line in winner.lines(CPU)}
+    assert list(lines) == [WRITTEN, KERNELS, "roofline"]
+    assert lines[KERNELS].median is not None
+    assert "linear_cross_entropy ran on chunk: tensor on cpu" in lines[KERNELS].note
+
+
 def test_a_program_that_computes_something_else_is_reported_and_not_timed() -> None:
-    lines = {line.variant: line for line in row(Doubled).lines(CPU)}
+    lines = {line.variant: line for line in row(Other).lines(CPU)}
     assert lines[KERNELS].is_failure
     assert "wrong, not timed: gradient off by" in lines[KERNELS].note
     assert lines[KERNELS].median is None

@@ -29,7 +29,7 @@ if __name__ == "__main__":
 import torch
 
 from tests.benchmarks import gpu_table
-from tests.benchmarks.gpu_rows import Line, Row
+from tests.benchmarks.gpu_rows import KernelRow, Line, Row
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -83,9 +83,10 @@ def in_own_process(name: str, *, limit_s: float) -> list[Line]:
 def write_lines(name: str, out: Path, device: torch.device) -> None:
     """Measure the rows of one file and keep each line as soon as it is there."""
     rows: Sequence[Row] = importlib.import_module(f"tests.benchmarks.gpu.{name}").ROWS
+    compiled = [row.compiled_lines for row in rows if isinstance(row, KernelRow)]
     with out.open("a") as stream:
-        for row in rows:
-            for line in row.lines(device):
+        for measure in [*(row.lines for row in rows), *compiled]:
+            for line in measure(device):
                 stream.write(json.dumps(asdict(line)) + "\n")
                 stream.flush()
 

@@ -17,6 +17,7 @@ from torch import Tensor
 Inputs = dict[str, Tensor]
 Outputs = Tensor | tuple[Tensor, ...]
 Function = Callable[..., Outputs]  # called with the inputs by keyword
+COMPILED = "compile"
 Pass = Literal["forward", "both"]  # both: forward and backward
 
 
@@ -79,16 +80,24 @@ class KernelRow:
     make_inputs: Callable[[torch.device], Inputs]  # random; called once, after torch.manual_seed
     gradients: tuple[str, ...]  # inputs whose gradients are compared and timed
     reference: Function
-    variants: tuple[Variant, ...]  # "ours" first
+    variants: tuple[Variant, ...]  # "ours" first; what `compiled` makes is called "compile"
     work: Mapping[Pass, Work]
     tolerance: float  # on |found - reference| / |reference|, Euclidean, of each output and gradient
     targets: Mapping[Pass, Mapping[str, float]] = field(default_factory=dict)
 
     def lines(self, device: torch.device) -> Iterator[Line]:
+        """All but what torch.compile makes of it."""
         # the measuring reads this module
         from tests.benchmarks.gpu_timing import measured
 
-        return measured(self, device)
+        return measured(self, device, [one for one in self.variants if one.name != COMPILED])
+
+    def compiled_lines(self, device: torch.device) -> Iterator[Line]:
+        """What torch.compile makes of it beside ours: after all else, for it can take minutes."""
+        from tests.benchmarks.gpu_timing import measured
+
+        chosen = [one for one in self.variants if one.name in ("ours", COMPILED)]
+        return (line for line in measured(self, device, chosen) if line.variant == COMPILED)
 
 
 def compiled(function: Function) -> Callable[[], Function]:

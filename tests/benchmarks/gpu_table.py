@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Sequence
 from datetime import datetime
 from importlib import metadata
-from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -32,8 +31,8 @@ def verdict(line: Line) -> str:
 def table(lines: Sequence[Line]) -> list[str]:
     head = f"{'':2}{'variant':12}{'median':>12}{'quartiles':>24}{'ratio':>10}{'target':>10}  "
     text = []
-    for title, group in groupby(lines, key=lambda line: line.row):
-        text += [title, head.rstrip(), *(_row(line) for line in group), ""]
+    for title in dict.fromkeys(line.row for line in lines):
+        text += [title, head.rstrip(), *(_row(line) for line in lines if line.row == title), ""]
     return text
 
 

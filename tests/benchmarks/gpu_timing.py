@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -19,7 +19,7 @@ from tests.benchmarks.gpu_rows import Function, Inputs, KernelRow, Line, Pass, V
 REPEATS = 9
 WARM_UPS = 3
 # a variant that is not compiled and compared by then is left out
-PREPARE_LIMIT_S = 75.0
+PREPARE_LIMIT_S = 60.0
 # a ratio of times that spread more than this (quartiles over median) is not printed
 STEADY = 0.2
 PASSES: dict[Pass, str] = {"forward": "forward", "both": "forward and backward"}
@@ -47,8 +47,8 @@ class _OverLimit(BaseException):
     """A variant took too long to be ready. No Exception: a compiler would take it for a reason to fall back."""
 
 
-def measured(row: KernelRow, device: torch.device) -> Iterator[Line]:
-    """The lines of a kernel's row, first what could not be timed, then each pass."""
+def measured(row: KernelRow, device: torch.device, variants: Sequence[Variant]) -> Iterator[Line]:
+    """The lines of some variants of a kernel's row, first what could not be timed, then each pass."""
     seconds = stopwatch(device)
     ceilings = measure_ceilings(device, seconds)
     title = f"{row.name}, {row.shape}, {str(row.dtype).removeprefix('torch.')}"
@@ -56,7 +56,7 @@ def measured(row: KernelRow, device: torch.device) -> Iterator[Line]:
     inputs = row.make_inputs(device)
     ready: dict[str, Function] = {}
     expected = _Expected.of(row, inputs)
-    for variant in row.variants:
+    for variant in variants:
         found, line = _prepared(row, variant, inputs, expected, title)
         if found is not None:
             ready[variant.name] = found
@@ -65,7 +65,9 @@ def measured(row: KernelRow, device: torch.device) -> Iterator[Line]:
     del expected
     for name, work in row.work.items():
         calls = {variant: _call(function, name, row, inputs) for variant, function in ready.items()}
-        yield from _lines(row, f"{title}, {PASSES[name]}", name, interleaved(calls, seconds), ceilings.floor_s(work))
+        timed = interleaved(calls, seconds)
+        times = {one.name: timed.get(one.name) for one in variants}
+        yield from _lines(f"{title}, {PASSES[name]}", times, row.targets.get(name, {}), ceilings.floor_s(work))
     yield Line(
         row=title,
         variant="ceilings",
@@ -236,23 +238,24 @@ def _call(function: Function, name: Pass, row: KernelRow, inputs: Inputs) -> Cal
     return both
 
 
-def _lines(row: KernelRow, title: str, name: Pass, times: dict[str, list[float]], floor_s: float) -> Iterator[Line]:
-    targets = row.targets.get(name, {})
+def _lines(
+    title: str, times: Mapping[str, list[float] | None], targets: Mapping[str, float], floor_s: float
+) -> Iterator[Line]:
+    """A line for each variant that was timed or has a target, and one for the floor."""
     ours = times.get("ours")
-    for variant in row.variants:
-        found = times.get(variant.name)
-        target = targets.get(variant.name)
+    for variant, found in times.items():
+        target = targets.get(variant)
         if found is None:
             if target is not None:
-                yield Line(row=title, variant=variant.name, target=target)
+                yield Line(row=title, variant=variant, target=target)
             continue
         low, median, high = statistics.quantiles(found, n=4, method="inclusive")
         ratio = None
-        if ours is not None and variant.name != "ours" and is_steady(ours) and is_steady(found):
+        if ours is not None and variant != "ours" and is_steady(ours) and is_steady(found):
             ratio = median / statistics.median(ours)
         yield Line(
             row=title,
-            variant=variant.name,
+            variant=variant,
             median=1e3 * median,
             low=1e3 * low,
             high=1e3 * high,

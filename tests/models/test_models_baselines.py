@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from arch_search.models import baselines, gallery
+from arch_search.models.language_model import LanguageModel
 from arch_search.models.loading import build_mixer, load_mixer_class, mix
 from arch_search.models.matching import match_feed_forward
 from arch_search.models.stand_in import float64_everywhere
@@ -43,6 +44,24 @@ def test_baseline_keeps_the_shape_and_gives_every_parameter_a_finite_gradient(pa
     # with one token a softmax has one weight and no state is read back, with one chunk nothing is retained from another
     if T > 64 or (T > 1 and path in FILES):
         assert all(g is not None and g.abs().max() > 0 for g in gradients)
+
+
+@EVERY_BASELINE
+def test_baseline_has_nearly_the_same_loss_and_gradient_with_products_in_bfloat16(path: Path) -> None:
+    torch.manual_seed(0)
+    tokens, count = torch.randint(50, (2, 41)), torch.tensor(80)
+    model = LanguageModel(lambda layer: mixer_of(path), vocab=50, d_model=32, n_layers=1, feed_forward=48)
+    found = []
+    for is_narrow in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_narrow):
+            loss = model.loss(tokens[:, :-1], tokens[:, 1:], count=count)
+        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+        found.append((loss.detach(), torch.cat([one.flatten() for one in gradients if one is not None])))
+    (loss, gradient), (narrow_loss, narrow_gradient) = found
+    assert loss != narrow_loss
+    # roundings of 2^-9 of some ten products
+    assert (loss - narrow_loss).abs() < 2e-3 * loss
+    assert (gradient - narrow_gradient).norm() < 3e-2 * gradient.norm()
 
 
 @EVERY_BASELINE

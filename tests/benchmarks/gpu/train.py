@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import math
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from arch_search.models.fast_path import fast_program
 from arch_search.models.language_model import LanguageModel
-from arch_search.models.loading import build_mixer
+from arch_search.models.loading import build_mixer, load_mixer_class
 from arch_search.training import trainer
 from arch_search.training.adamw import AdamW
 from arch_search.training.trainer import Numerics, Recipe
+from kernels.dispatch import UnsupportedError, recorded_choices
 from tests.benchmarks.gpu_rows import Line, Row
-from tests.benchmarks.gpu_timing import Ceilings, interleaved, measure_ceilings, stopwatch
+from tests.benchmarks.gpu_timing import Ceilings, interleaved, is_steady, measure_ceilings, stopwatch
 
 PROGRAMS = "arch_search.domains.linear_attention", "arch_search.models.gallery"
 WRITTEN, KERNELS = "as written", "on kernels"
@@ -91,15 +94,33 @@ class Training:
         return tokens[:, :-1], tokens[:, 1:]
 
 
-def as_written(name: str, class_name: str = "DeltaNet") -> type[nn.Module]:
-    """The program of this name that the repository ships."""
+def file_of(name: str) -> Path:
+    """The file of the program of this name that the repository ships."""
     for folder in PROGRAMS:
-        try:
-            found: type[nn.Module] = getattr(importlib.import_module(f"{folder}.{name}"), class_name)
-            return found
-        except ModuleNotFoundError:
-            continue
+        found = importlib.util.find_spec(f"{folder}.{name}")
+        if found is not None and found.origin is not None:
+            return Path(found.origin)
     raise ModuleNotFoundError(f"no program {name} in {', '.join(PROGRAMS)}", name=name)
+
+
+def as_written(name: str) -> type[nn.Module]:
+    return load_mixer_class(file_of(name), None, default_class="DeltaNet")
+
+
+def on_kernels(name: str) -> type[nn.Module]:
+    """The same program on the operators of kernels/, as the search would run it.
+
+    Raises:
+        UnsupportedError: it stays as it is written; says why.
+    """
+    found = fast_program(file_of(name), None, d_model=64, n_heads=2, default_class="DeltaNet")
+    if found.path == "as_written":
+        raise UnsupportedError(f"stays as written: {found.reason}")
+    return found.program
+
+
+def both(name: str) -> dict[str, Callable[[], type[nn.Module]]]:
+    return {WRITTEN: lambda: as_written(name), KERNELS: lambda: on_kernels(name)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,14 +146,14 @@ class TrainRow:
                 if expected is None:
                     expected = training.gradient(1, torch.float32)
                 off = _distance(training.gradient(1, torch.bfloat16), expected)
-                peak = _peak(training, device)
-            except ImportError as error:
-                yield Line(row=title, variant=variant, note=f"not there ({error.name})")
+                facts = _facts(training, device)
+            except (ImportError, UnsupportedError) as error:
+                yield Line(row=title, variant=variant, note=f"not there: {error}")
             except torch.OutOfMemoryError:
                 yield Line(row=title, variant=variant, note="out of memory")
             else:
                 if off <= TOLERANCE:
-                    steps[variant], notes[variant] = training.step, peak
+                    steps[variant], notes[variant] = training.step, facts
                     continue
                 note = f"wrong, not timed: gradient off by {off:.2g} of its size, tolerance {TOLERANCE}"
                 yield Line(row=title, variant=variant, note=note, is_failure=True)
@@ -140,11 +161,12 @@ class TrainRow:
 
     def _rates(self, title: str, times: dict[str, list[float]], notes: dict[str, str], limit: float) -> Iterator[Line]:
         rates = {name: [self.size.tokens / one for one in found] for name, found in times.items()}
-        written, best = rates.get(WRITTEN), rates.get(list(self.variants)[-1])
+        steady = {name: statistics.median(found) for name, found in rates.items() if is_steady(found)}
+        best = steady.get(list(self.variants)[-1])
         for name, found in rates.items():
             low, median, high = statistics.quantiles(found, n=4, method="inclusive")
             is_written = name == WRITTEN and len(self.variants) > 1
-            ratio = statistics.median(best) / statistics.median(written) if is_written and best and written else None
+            ratio = best / steady[name] if is_written and best and name in steady else None
             yield Line(
                 row=title,
                 variant=name,
@@ -156,7 +178,7 @@ class TrainRow:
                 target=self.over_written if is_written else None,
                 note=notes[name],
             )
-        ratio = limit / statistics.median(best) if best else None
+        ratio = limit / best if best else None
         yield Line(
             row=title,
             variant="roofline",
@@ -176,12 +198,16 @@ def _distance(found: Tensor, expected: Tensor) -> float:
     return off if math.isfinite(off) else math.inf
 
 
-def _peak(training: Training, device: torch.device) -> str:
-    if device.type != "cuda":
-        return ""
-    torch.cuda.reset_peak_memory_stats()
-    training.step()
-    return f"peak memory {torch.cuda.max_memory_allocated() / 1e9:.1f} GB"
+def _facts(training: Training, device: torch.device) -> str:
+    """Which operators of a step did not take their fastest path, and its peak memory."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with recorded_choices() as choices:
+        training.step()
+    facts = [f"{one.operator} ran on {one.path}: {one.reason}" for one in choices if one.reason]
+    if device.type == "cuda":
+        facts.append(f"peak memory {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
+    return "; ".join(facts)
 
 
 SMALL = Size(width=256, layers=8, heads=8, feed_forward=680, micro_batch=32, sequences=64)
@@ -191,18 +217,19 @@ ROWS: tuple[Row, ...] = (
     TrainRow(
         name="train 19 M, the seed program",
         size=SMALL,
-        variants={WRITTEN: lambda: as_written("seed_program")},
+        variants=both("seed_program"),
         over_limit=2.0,
     ),
     TrainRow(
         name="train 19 M, a published winner",
         size=SMALL,
-        variants={WRITTEN: lambda: as_written("path_gate_fusion_net")},
+        variants=both("path_gate_fusion_net"),
+        over_written=5.0,
     ),
     TrainRow(
         name="train 354 M, the seed program",
         size=LARGE,
-        variants={WRITTEN: lambda: as_written("seed_program")},
+        variants=both("seed_program"),
         over_limit=2.2,
     ),
 )
