@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.common import state_dtype
-from kernels.fir_mix.inputs import check_shapes
+from kernels.fir_mix.inputs import PathStatistics, check_shapes
 
 
 def fir_mix_chunk(
@@ -31,6 +31,18 @@ def fir_mix_chunk(
     if norm_weight is not None:
         mixed = F.rms_norm(mixed, (v.shape[3],), norm_weight.to(mixed.dtype), eps)
     return mixed.to(v.dtype)
+
+
+def path_statistics_chunk(v: Tensor, filters: Sequence[Tensor], paths: Sequence[Tensor]) -> PathStatistics:
+    """As `path_statistics_naive`."""
+    check_shapes(v, filters, paths)
+    every = _every_path(v, filters, paths)
+    variances, means = zip(*(torch.var_mean(path, dim=-1, correction=0) for path in every), strict=True)
+    return PathStatistics(
+        mean=torch.stack(means, dim=-1),
+        variance=torch.stack(variances, dim=-1),
+        mean_abs=torch.stack([path.abs().mean(-1) for path in every], dim=-1),
+    )
 
 
 def _every_path(v: Tensor, filters: Sequence[Tensor], paths: Sequence[Tensor]) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +13,19 @@ from kernels.dispatch import UnsupportedError
 MAX_TAPS = 128
 MAX_WIDTH = 128
 _DTYPES = (torch.float32, torch.bfloat16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathStatistics:
+    """Over the V channels of every path, each [B, T, H, P] in the state's dtype.
+
+    Standard deviation and norm follow from them, sqrt(variance) and sqrt(V (variance + mean^2)); how to treat the root
+    at 0, where it has no gradient, is the caller's choice.
+    """
+
+    mean: Tensor
+    variance: Tensor  # divided by V, not V - 1
+    mean_abs: Tensor
 
 
 def check_shapes(

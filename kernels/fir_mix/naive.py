@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels.common import state_dtype
+from kernels.fir_mix.inputs import PathStatistics
 
 
 def fir_mix_naive(
@@ -45,6 +46,12 @@ def fir_mix_naive(
     if norm_weight is not None:
         mixed = mixed * (mixed.square().mean(-1, keepdim=True) + eps).rsqrt() * norm_weight.to(dtype)
     return mixed.to(v.dtype)
+
+
+def path_statistics_naive(v: Tensor, filters: Sequence[Tensor], paths: Sequence[Tensor]) -> PathStatistics:
+    """Statistics of all P paths of `fir_mix_naive`, which the gates of some winners read to weigh the paths."""
+    every = _every_path(v, filters, paths)
+    return PathStatistics(mean=every.mean(-1), variance=every.var(-1, correction=0), mean_abs=every.abs().mean(-1))
 
 
 def _every_path(v: Tensor, filters: Sequence[Tensor], paths: Sequence[Tensor]) -> Tensor:

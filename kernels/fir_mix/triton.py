@@ -22,21 +22,20 @@ from torch.autograd.function import once_differentiable
 
 from kernels.fir_mix.inputs import check_kernel, check_shapes
 from kernels.fir_mix.triton_bank import (
-    ROWS,
     Tile,
     bank_of,
     correlate,
     filter_gradient,
+    grid_of,
     input_gradient,
     load_gates,
     load_rows,
     load_weighted,
     locate,
+    sizes_of,
     store_gates,
     store_rows,
 )
-
-ELEMENTS_OF_WARP = 256  # of a tile: 8 for each thread
 
 
 def fir_mix_triton(
@@ -53,16 +52,6 @@ def fir_mix_triton(
     check_kernel(v, filters, paths, weights, *(() if norm_weight is None else (norm_weight,)))
     output: Tensor = _FirMix.apply(v, weights, norm_weight, eps, len(filters), *filters, *paths)
     return output
-
-
-def warps_of(width: int) -> int:
-    # with fewer threads than columns Triton takes every tap through shared memory
-    return 8 if width > 64 else 4
-
-
-def rows_of(width: int) -> int:
-    """Rows of a tile that spans a whole head."""
-    return min(ROWS, ELEMENTS_OF_WARP * warps_of(width) // int(triton.next_power_of_2(width)))
 
 
 @triton.jit
@@ -185,9 +174,9 @@ class _FirMix(torch.autograd.Function):
         save = norm is not None and any(ctx.needs_input_grad)
         mixed = torch.empty_like(v) if save else None
         with torch.cuda.device_of(v):
-            _mix_kernel[_grid(v)](
+            _mix_kernel[grid_of(v)](
                 v, bank, paths, weights, v if norm is None else norm, out, out if mixed is None else mixed,
-                v.shape[1], eps, NORM=norm is not None, SAVE=save, **_sizes(v, filters),
+                v.shape[1], eps, NORM=norm is not None, SAVE=save, **sizes_of(v, filters),
             )  # fmt: skip
         ctx.eps, ctx.count = eps, count
         ctx.save_for_backward(v, weights, norm, mixed, bank, *filters, *paths)
@@ -202,13 +191,13 @@ class _FirMix(torch.autograd.Function):
         grad_mixed = grad if norm is None else torch.empty_like(v)
         grad_paths = tuple(torch.empty_like(path) for path in paths)
         grad_weights = torch.empty_like(weights)
-        grid = _grid(v)
+        grid = grid_of(v)
         norm_sums = None if norm is None else v.new_empty(grid[0], v.shape[3], dtype=torch.float32)
         with torch.cuda.device_of(v):
             _mix_gradient_kernel[grid](
                 v, bank, paths, weights, v if norm is None else norm, v if mixed is None else mixed, grad, grad_mixed,
                 grad_paths, grad_weights, v if norm_sums is None else norm_sums, v.shape[1], ctx.eps,
-                NORM=norm is not None, **_sizes(v, filters),
+                NORM=norm is not None, **sizes_of(v, filters),
             )  # fmt: skip
         needs_v, *_ = ctx.needs_input_grad
         needs_filters = ctx.needs_input_grad[5 : 5 + ctx.count]
@@ -219,21 +208,3 @@ class _FirMix(torch.autograd.Function):
         ]
         grad_norm = None if norm is None or norm_sums is None else norm_sums.sum(0).to(norm.dtype)
         return grad_v, grad_weights, grad_norm, None, None, *grad_filters, *grad_paths
-
-
-def _grid(v: Tensor) -> tuple[int]:
-    batch, length, heads, width = v.shape
-    return (heads * triton.cdiv(length, 4 * rows_of(width)) * batch,)
-
-
-def _sizes(v: Tensor, filters: Sequence[Tensor]) -> dict[str, Any]:
-    width = v.shape[3]
-    taps = tuple(x.shape[2] for x in filters)
-    return {
-        "H": v.shape[2],
-        "TAPS": taps,
-        "V": width,
-        "C": triton.next_power_of_2(width),
-        "R": rows_of(width),
-        "num_warps": warps_of(width),
-    }

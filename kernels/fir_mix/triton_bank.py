@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 COLUMNS = 32  # channels of a tile in the gradients of the bank, where channels do not meet
+ELEMENTS_OF_WARP = 256  # of a tile over a whole head: 8 for each thread
 ROWS = 32  # rows of a tile: with 32 columns 8 elements for each of the 128 threads
 GRADIENT_TOKENS = 512  # tokens of one batch row that a program sums for the gradient of a filter
 
@@ -230,6 +231,26 @@ def _filter_gradient_kernel(
     tap_tile = Tile(0, L, columns, live, (block * H + part // parts) * L * V, V)
     for k in tl.static_range(4):
         store_rows(out, tl.sum(tl.reshape(ys[k], (G, R, C)), 0), 4 * tl.arange(0, R) + k, tap_tile)
+
+
+def grid_of(v: Tensor) -> tuple[int]:
+    """One program for each block of tokens of one head, with the tile that `sizes_of` says."""
+    batch, length, heads, width = v.shape
+    return (heads * triton.cdiv(length, 4 * _rows_and_warps(width)[0]) * batch,)
+
+
+def sizes_of(v: Tensor, filters: Sequence[Tensor]) -> dict[str, Any]:
+    """Compile-time arguments of a kernel whose tile spans a whole head."""
+    heads, width = v.shape[2:]
+    rows, warps = _rows_and_warps(width)
+    taps = tuple(x.shape[2] for x in filters)
+    return {"H": heads, "TAPS": taps, "V": width, "C": triton.next_power_of_2(width), "R": rows, "num_warps": warps}
+
+
+def _rows_and_warps(width: int) -> tuple[int, int]:
+    # with no more threads than columns Triton takes every tap through shared memory
+    warps = 8 if width > 64 else 4
+    return min(ROWS, ELEMENTS_OF_WARP * warps // int(triton.next_power_of_2(width))), warps
 
 
 def bank_of(filters: Sequence[Tensor]) -> Tensor:

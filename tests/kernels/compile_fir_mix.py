@@ -23,6 +23,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from kernels.fir_mix.triton import fir_mix_triton
+from kernels.fir_mix.triton_statistics import path_statistics_triton
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -55,6 +56,7 @@ def compiled_kernels(width: int, dtype: torch.dtype) -> list[dict[str, Any]]:
         filters = [torch.zeros(2, width, taps, requires_grad=True) for taps in (3, 63)]
         weights, norm_weight = torch.zeros(2, 160, 2, 4, requires_grad=True), torch.zeros(width, requires_grad=True)
         fir_mix_triton(v, filters, [path], weights, norm_weight).sum().backward()
+        path_statistics_triton(v, filters, [path]).mean.sum().backward()
     finally:
         JITFunction.run = launch
     return found

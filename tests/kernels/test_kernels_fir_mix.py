@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from kernels.dispatch import Choice, UnsupportedError, recorded_choices
-from kernels.fir_mix.chunk import fir_mix_chunk
-from kernels.fir_mix.fast import fir_mix
-from kernels.fir_mix.naive import fir_mix_naive
+from kernels.fir_mix.chunk import fir_mix_chunk, path_statistics_chunk
+from kernels.fir_mix.fast import fir_mix, path_statistics
+from kernels.fir_mix.inputs import PathStatistics
+from kernels.fir_mix.naive import fir_mix_naive, path_statistics_naive
 from kernels.fir_mix.triton import fir_mix_triton
+from kernels.fir_mix.triton_statistics import path_statistics_triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # the same products summed in another order; bfloat16 also rounds the mixture and its gradient once on the way
@@ -71,6 +73,20 @@ def inputs_of(case: Case) -> Inputs:
     return narrow if not case.mixed else wide | {name: narrow[name] for name in ("v", "paths")}
 
 
+def statistics_inputs_of(case: Case) -> Inputs:
+    return {name: one for name, one in inputs_of(case).items() if name in ("v", "filters", "paths")}
+
+
+def statistics(operator: Callable[..., PathStatistics]) -> Function:
+    """The three side by side in one tensor."""
+
+    def call(**inputs: Any) -> Tensor:
+        found = operator(**inputs)
+        return torch.cat([found.mean, found.variance, found.mean_abs], dim=-1)
+
+    return call
+
+
 def mapped(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
     return {name: [change(x) for x in one] if isinstance(one, list) else change(one) for name, one in inputs.items()}
 
@@ -81,21 +97,19 @@ def outputs_and_gradients(function: Function, inputs: Inputs) -> dict[str, Tenso
     output = function(**leaves)
     torch.manual_seed(0)
     (output * torch.randn(output.shape).to(output)).sum().backward()
-    assert output.dtype == inputs["v"].dtype
     found = {"output": output}
     for name, one in leaves.items():
         found |= {f"{name} {i}": x.grad for i, x in enumerate(one)} if isinstance(one, list) else {name: one.grad}
     return {name: x.detach().double() for name, x in found.items()}
 
 
-def assert_same(function: Function, reference: Function, case: Case) -> None:
-    inputs = inputs_of(case)
+def assert_same(function: Function, reference: Function, inputs: Inputs) -> None:
     expected = outputs_and_gradients(reference, mapped(inputs, lambda x: x.double()))
     found = outputs_and_gradients(function, inputs)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         difference = (found[name] - value).abs().max() / value.abs().max()
-        assert difference <= TOLERANCE[case.dtype], name
+        assert difference <= TOLERANCE[inputs["v"].dtype], name
 
 
 CHUNK_CASES = [
@@ -109,7 +123,15 @@ CHUNK_CASES = [
 
 @pytest.mark.parametrize("case", CHUNK_CASES, ids=str)
 def test_chunk_matches_naive_in_output_and_every_gradient(case: Case) -> None:
-    assert_same(fir_mix_chunk, fir_mix_naive, case)
+    assert fir_mix_chunk(**inputs_of(case)).dtype == case.dtype
+    assert_same(fir_mix_chunk, fir_mix_naive, inputs_of(case))
+
+
+@pytest.mark.parametrize("case", CHUNK_CASES, ids=str)
+def test_chunk_matches_naive_in_the_statistics_and_their_gradients(case: Case) -> None:
+    inputs = statistics_inputs_of(case)
+    assert path_statistics_chunk(**inputs).mean.dtype == torch.promote_types(case.dtype, torch.float32)
+    assert_same(statistics(path_statistics_chunk), statistics(path_statistics_naive), inputs)
 
 
 KERNEL_CASES = [
@@ -128,7 +150,22 @@ KERNEL_CASES = [
 
 @pytest.mark.parametrize("case", KERNEL_CASES, ids=str)
 def test_the_kernel_matches_naive_in_output_and_every_gradient(case: Case) -> None:
-    assert_same(fir_mix_triton, fir_mix_naive, case)
+    assert fir_mix_triton(**inputs_of(case)).dtype == case.dtype
+    assert_same(fir_mix_triton, fir_mix_naive, inputs_of(case))
+
+
+STATISTICS_CASES = [
+    Case(T=129, taps=(3, 7)),
+    Case(T=20, taps=(2, 12), H=2, V=5, given=2),
+    Case(T=20, taps=(5,), given=0, V=40, dtype=torch.bfloat16, mixed=True),
+]
+
+
+@pytest.mark.parametrize("case", STATISTICS_CASES, ids=str)
+def test_the_kernel_matches_naive_in_the_statistics_and_their_gradients(case: Case) -> None:
+    inputs = statistics_inputs_of(case)
+    assert path_statistics_triton(**inputs).mean.dtype == torch.float32
+    assert_same(statistics(path_statistics_triton), statistics(path_statistics_naive), inputs)
 
 
 def test_the_comparison_rejects_a_filter_whose_last_tap_is_one_token_late() -> None:
@@ -136,13 +173,17 @@ def test_the_comparison_rejects_a_filter_whose_last_tap_is_one_token_late() -> N
         return fir_mix_chunk(v, [taps.roll(1, dims=2) for taps in filters], paths, weights, norm_weight)
 
     with pytest.raises(AssertionError, match="output"):
-        assert_same(late, fir_mix_naive, CHUNK_CASES[0])
+        assert_same(late, fir_mix_naive, inputs_of(CHUNK_CASES[0]))
 
 
 def test_memory_that_is_not_written_is_seen() -> None:
     assert torch.empty(3).isnan().all()
     with pytest.raises(AssertionError, match="output"):
-        assert_same(lambda v, **rest: fir_mix_naive(v, **rest) + 0 * torch.empty_like(v), fir_mix_naive, CHUNK_CASES[0])
+        assert_same(
+            lambda v, **rest: fir_mix_naive(v, **rest) + 0 * torch.empty_like(v),
+            fir_mix_naive,
+            inputs_of(CHUNK_CASES[0]),
+        )
 
 
 def test_gradients_that_nobody_asks_for_do_not_change_the_others() -> None:
@@ -156,14 +197,14 @@ def test_gradients_that_nobody_asks_for_do_not_change_the_others() -> None:
     assert leaf.grad.double().equal(everything["filters 1"])
 
 
-def assert_causal(function: Function, case: Case, *, seen: int) -> None:
+def assert_causal(function: Function, inputs: Inputs, *, seen: int) -> None:
     """The first `seen` outputs are bit-equal whatever comes later, NaN too, and whatever the other batch rows hold."""
-    inputs = inputs_of(case)
     whole = function(**inputs)[:, :seen]
-    after = mapped(inputs, lambda x: x.clone())
-    for x in (after["v"], after["weights"], *after["paths"]):
-        x[:, seen:] = torch.nan
-    assert function(**after)[:, :seen].equal(whole), "later tokens"
+
+    def with_nan_after(x: Tensor) -> Tensor:
+        return torch.cat([x[:, :seen], torch.full_like(x[:, seen:], torch.nan)], dim=1) if x.ndim == 4 else x
+
+    assert function(**mapped(inputs, with_nan_after))[:, :seen].equal(whole), "later tokens"
     shorter = mapped(inputs, lambda x: x[:, :seen] if x.ndim == 4 else x)
     assert function(**shorter).equal(whole), "prefix"
     alone = mapped(inputs, lambda x: x[:1] if x.ndim == 4 else x)
@@ -184,7 +225,12 @@ CAUSAL_CASES = [
 @pytest.mark.parametrize("case", CAUSAL_CASES, ids=str)
 @pytest.mark.parametrize("function", [fir_mix_chunk, fir_mix_triton])
 def test_no_output_depends_on_later_tokens_or_other_batch_rows(function: Function, case: Case) -> None:
-    assert_causal(function, case, seen=13)
+    assert_causal(function, inputs_of(case), seen=13)
+
+
+@pytest.mark.parametrize("operator", [path_statistics_chunk, path_statistics_triton])
+def test_no_statistic_depends_on_later_tokens_or_other_batch_rows(operator: Callable[..., PathStatistics]) -> None:
+    assert_causal(statistics(operator), statistics_inputs_of(CAUSAL_CASES[0]), seen=13)
 
 
 def one_token_ahead(v: Tensor, **rest: Any) -> Tensor:
@@ -198,7 +244,7 @@ def mean_of_rows(v: Tensor, **rest: Any) -> Tensor:
 @pytest.mark.parametrize(("leak", "words"), [(one_token_ahead, "later tokens"), (mean_of_rows, "batch rows")])
 def test_the_check_of_causality_rejects_a_leak(leak: Function, words: str) -> None:
     with pytest.raises(AssertionError, match=words):
-        assert_causal(leak, CAUSAL_CASES[0], seen=13)
+        assert_causal(leak, inputs_of(CAUSAL_CASES[0]), seen=13)
 
 
 def test_an_output_after_the_window_has_forgotten_a_nan() -> None:
@@ -224,14 +270,21 @@ def test_what_the_kernel_does_not_support_it_refuses_by_one_line(line: str, case
     assert str(caught.value) == f"fir_mix: {line}"
 
 
+def test_the_statistics_are_refused_on_the_same_terms() -> None:
+    with pytest.raises(UnsupportedError, match="fir_mix: 129 taps, the Triton kernel supports 1 to 128"):
+        path_statistics_triton(**statistics_inputs_of(Case(T=4, taps=(129,))))
+
+
 @pytest.mark.parametrize("case", [Case(T=4, taps=(3, 129)), Case(T=4, taps=())], ids=str)
 def test_the_dispatcher_takes_the_plain_path_where_the_kernel_refuses_and_says_why(case: Case) -> None:
     inputs = mapped(inputs_of(case), lambda x: x.cpu())
     with recorded_choices() as choices:
         output = fir_mix(**inputs)
+        found = path_statistics(inputs["v"], inputs["filters"], inputs["paths"])
     reason = "tensor on cpu, the Triton kernel supports cuda"
     assert choices == [Choice(operator="fir_mix", path="chunk", reason=reason)]
     assert output.equal(fir_mix_chunk(**inputs))
+    assert found.mean.equal(path_statistics_chunk(inputs["v"], inputs["filters"], inputs["paths"]).mean)
 
 
 @pytest.mark.parametrize(
@@ -257,14 +310,15 @@ def test_shapes_that_do_not_belong_together_are_errors(
 
 
 @pytest.mark.slow
-def test_the_kernels_compile_for_an_h200_and_fit_in_its_registers() -> None:
+def test_the_kernels_compile_for_an_h200_and_spill_next_to_nothing() -> None:
     script = Path(__file__).with_name("compile_fir_mix.py")
     plain = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, str(script)], env=plain, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    assert len(found) == 2 * 5  # mixture, its gradient, gradient of v and of each of two filters
-    assert all(one["local_bytes"] == 0 for one in found)
+    # forward, gradient, gradient of v and of each of two filters, for the mixture and for the statistics
+    assert len(found) == 2 * 10
+    assert max(one["local_bytes"] for one in found) <= 32
 
 
 @pytest.mark.gpu
@@ -273,7 +327,8 @@ def test_the_kernels_compile_for_an_h200_and_fit_in_its_registers() -> None:
 @pytest.mark.parametrize("norm", [True, False])
 def test_at_full_size_on_a_gpu(dtype: torch.dtype, norm: bool) -> None:
     case = Case(T=2047, taps=(3, 64), B=32, H=8, V=32, norm=norm, dtype=dtype)
-    assert_same(fir_mix_triton, fir_mix_chunk, case)
-    assert_causal(fir_mix_triton, case, seen=1000)
+    assert_same(fir_mix_triton, fir_mix_chunk, inputs_of(case))
+    assert_causal(fir_mix_triton, inputs_of(case), seen=1000)
+    assert_same(statistics(path_statistics_triton), statistics(path_statistics_chunk), statistics_inputs_of(case))
     first, again = (outputs_and_gradients(fir_mix_triton, inputs_of(case)) for _ in range(2))
     assert all(first[name].equal(again[name]) for name in first)
