@@ -167,6 +167,9 @@ def _prepared(
             wrong = _difference(call, row, inputs, expected)
             if not wrong and variant.name == "ours" and not _repeats(call, row, inputs, expected):
                 wrong = "two runs on the same inputs differ"
+            # a compiler makes another program of each pass
+            for name in row.work:
+                _call(call, name, row, inputs)()
     except ImportError as error:
         return None, _noted(line, f"not installed ({error.name or error})")
     except torch.OutOfMemoryError:
@@ -184,7 +187,7 @@ def _prepared(
 
 def _difference(call: Function, row: KernelRow, inputs: Inputs, expected: _Expected) -> str:
     """The first output or gradient that is too far from the reference; empty where there is none."""
-    _poison(expected)
+    _poison(expected, row.dtype)
     found = _values(call, row, inputs, expected.output_gradients)
     if found.keys() != expected.values.keys():
         return f"gives {', '.join(found)}, expected {', '.join(expected.values)}"
@@ -204,11 +207,13 @@ def _repeats(call: Function, row: KernelRow, inputs: Inputs, expected: _Expected
     return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def _poison(expected: _Expected) -> None:
+def _poison(expected: _Expected, dtype: torch.dtype) -> None:
     """Leave NaN in the freed memory that a variant is given for its outputs, so that an unwritten element shows."""
-    for _ in range(2):
-        left = [torch.full_like(x, torch.nan) for x in expected.values.values()]
-        del left
+    sizes = [x.numel() * dtype.itemsize for x in expected.values.values()]
+    device = expected.output_gradients[0].device
+    # all bits set are NaN in every floating type
+    left = [torch.full((size,), 255, dtype=torch.uint8, device=device) for size in sizes]
+    del left
 
 
 def _values(call: Function, row: KernelRow, inputs: Inputs, gradients: Sequence[Tensor]) -> dict[str, Tensor]:
