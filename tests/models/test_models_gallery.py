@@ -68,7 +68,7 @@ def test_what_programs_have_in_common_is_the_same_text_in_each() -> None:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef):
                 texts.setdefault(node.name, set()).add(ast.unparse(node))
-    assert {"delta_rule", "causal_fir", "mix_paths", "dirac", "unit"} <= set(texts)
+    assert {"delta_rule", "causal_fir", "fir_mix", "dirac", "unit"} <= set(texts)
     assert {name: len(found) for name, found in texts.items() if len(found) > 1} == {}
 
 
@@ -79,9 +79,9 @@ START = [
     (
         "path_gate_fusion_net",
         [
-            0.99 * sigmoid(1.25),
             (1 - 0.99 * sigmoid(1.25)) / 3 + sigmoid(-2) / 2,
             *[(1 - 0.99 * sigmoid(1.25)) / 3] * 2,
+            0.99 * sigmoid(1.25),
         ],
         {"residual.bias": 0.0},
     ),
@@ -96,13 +96,13 @@ def test_paths_start_with_the_weights_that_the_biases_say(
 ) -> None:
     module = module_of(of_gallery(name))
     seen: list[Tensor] = []
-    mix_paths = module.mix_paths
+    fir_mix = module.fir_mix
 
-    def noting(paths: Any, weights: Tensor) -> Tensor:
+    def noting(v: Tensor, filters: Any, paths: Any, weights: Tensor, scale: Tensor) -> Tensor:
         seen.append(weights)
-        return mix_paths(paths, weights)  # type: ignore[no-any-return]
+        return fir_mix(v, filters, paths, weights, scale)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(module, "mix_paths", noting)
+    monkeypatch.setattr(module, "fir_mix", noting)
     (cls,) = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, nn.Module)]
     mixer = build_mixer(cls, d_model=32, n_heads=HEADS, layer_idx=0)
     with torch.no_grad():

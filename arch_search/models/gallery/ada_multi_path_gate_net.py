@@ -56,12 +56,16 @@ def causal_fir(x: Tensor, taps: Tensor) -> Tensor:
     return F.conv1d(F.pad(x.mT, (K - 1, 0)), taps.unsqueeze(1), groups=D).mT
 
 
-def mix_paths(paths: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Sum of P paths [B, T, H, d], each times its weight [B, T, H, P]."""
-    mixed = weights[..., :1] * paths[0]
-    for i, path in enumerate(paths[1:], 1):
+def fir_mix(v: Tensor, filters: Sequence[Tensor], paths: Sequence[Tensor], weights: Tensor, scale: Tensor) -> Tensor:
+    """Filtered values, further paths and the values, each times its weight, then RMSNorm over the channels of a head.
+
+    v and paths [B, T, H, d], filters [D, K], weights [B, T, H, P] in that order, scale [d] -> [B, T, H, d].
+    """
+    first, *others = [*(causal_fir(v.flatten(-2), taps).view(v.shape) for taps in filters), *paths, v]
+    mixed = weights[..., :1] * first
+    for i, path in enumerate(others, 1):
         mixed = torch.addcmul(mixed, weights[..., i : i + 1], path)
-    return mixed
+    return F.rms_norm(mixed, (v.shape[-1],), scale, 1e-5)
 
 
 def dirac(channels: int, taps: int, noise: float) -> nn.Parameter:
@@ -95,7 +99,7 @@ class AdaMultiPathGateNet(nn.Module):
         self.of_head = nn.Parameter(torch.zeros(H, 5))
         self.of_token = nn.Linear(D, 5 * H, bias=False)
         self.tau = nn.Parameter(torch.full((H, 1), FIRST_TAU))
-        self.norm = nn.RMSNorm(D // H, eps=1e-5)
+        self.scale = nn.Parameter(torch.ones(D // H))
         self.out = nn.Linear(D, D, bias=False)
 
     def heads(self, x: Tensor) -> Tensor:
@@ -107,10 +111,8 @@ class AdaMultiPathGateNet(nn.Module):
         q, k, value = F.silu(causal_fir(self.qkv(x), self.short)).chunk(3, dim=-1)
         v = self.heads(value)
         delta = delta_rule(unit(self.heads(q)), unit(self.heads(k)), v, self.beta(x).sigmoid())
-        filtered = [self.heads(causal_fir(value, taps)) for taps in (self.fir_3, self.fir_15, self.fir_64)]
-        paths = [*filtered, delta, v]
-        weights = self.gates(x)
-        mixed: Tensor = self.out(self.norm(mix_paths(paths, weights)).flatten(-2))
+        o = fir_mix(v, [self.fir_3, self.fir_15, self.fir_64], [delta], self.gates(x), self.scale)
+        mixed: Tensor = self.out(o.flatten(-2))
         return mixed
 
     def gates(self, x: Tensor) -> Tensor:

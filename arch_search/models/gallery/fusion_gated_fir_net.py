@@ -56,12 +56,16 @@ def causal_fir(x: Tensor, taps: Tensor) -> Tensor:
     return F.conv1d(F.pad(x.mT, (K - 1, 0)), taps.unsqueeze(1), groups=D).mT
 
 
-def mix_paths(paths: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Sum of P paths [B, T, H, d], each times its weight [B, T, H, P]."""
-    mixed = weights[..., :1] * paths[0]
-    for i, path in enumerate(paths[1:], 1):
+def fir_mix(v: Tensor, filters: Sequence[Tensor], paths: Sequence[Tensor], weights: Tensor, scale: Tensor) -> Tensor:
+    """Filtered values, further paths and the values, each times its weight, then RMSNorm over the channels of a head.
+
+    v and paths [B, T, H, d], filters [D, K], weights [B, T, H, P] in that order, scale [d] -> [B, T, H, d].
+    """
+    first, *others = [*(causal_fir(v.flatten(-2), taps).view(v.shape) for taps in filters), *paths, v]
+    mixed = weights[..., :1] * first
+    for i, path in enumerate(others, 1):
         mixed = torch.addcmul(mixed, weights[..., i : i + 1], path)
-    return mixed
+    return F.rms_norm(mixed, (v.shape[-1],), scale, 1e-5)
 
 
 def dirac(channels: int, taps: int, noise: float) -> nn.Parameter:
@@ -96,7 +100,7 @@ class FusionGatedFIRNet(nn.Module):
         with torch.no_grad():
             self.gate_out.bias.copy_(torch.tensor([-1.0, -1.0, 1.0, 3.0]).repeat(H))
         self.log_temp = nn.Parameter(torch.zeros(H, 1))
-        self.norm = nn.RMSNorm(D // H, eps=1e-5)
+        self.scale = nn.Parameter(torch.ones(D // H))
         self.out = nn.Linear(D, D, bias=False)
 
     def heads(self, x: Tensor) -> Tensor:
@@ -112,9 +116,9 @@ class FusionGatedFIRNet(nn.Module):
         delta = retained_delta_rule(unit_q, unit_k, v, self.beta(x).sigmoid(), keep)
         local = self.heads(causal_fir(value, self.fir_3))
         wide = self.heads(causal_fir(value, self.fir_63))
-        paths = [local, wide, delta, v]
-        weights = self.gates(x, paths)
-        mixed: Tensor = self.out(self.norm(mix_paths(paths, weights)).flatten(-2))
+        paths = [local, wide, delta]
+        weights = self.gates(x, [*paths, v])
+        mixed: Tensor = self.out(fir_mix(v, [], paths, weights, self.scale).flatten(-2))
         return mixed
 
     def gates(self, x: Tensor, paths: Sequence[Tensor]) -> Tensor:

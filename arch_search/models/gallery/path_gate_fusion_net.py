@@ -71,12 +71,16 @@ def four_statistics(paths: Sequence[Tensor]) -> Tensor:
     return torch.cat(found, -1)
 
 
-def mix_paths(paths: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Sum of P paths [B, T, H, d], each times its weight [B, T, H, P]."""
-    mixed = weights[..., :1] * paths[0]
-    for i, path in enumerate(paths[1:], 1):
+def fir_mix(v: Tensor, filters: Sequence[Tensor], paths: Sequence[Tensor], weights: Tensor, scale: Tensor) -> Tensor:
+    """Filtered values, further paths and the values, each times its weight, then RMSNorm over the channels of a head.
+
+    v and paths [B, T, H, d], filters [D, K], weights [B, T, H, P] in that order, scale [d] -> [B, T, H, d].
+    """
+    first, *others = [*(causal_fir(v.flatten(-2), taps).view(v.shape) for taps in filters), *paths, v]
+    mixed = weights[..., :1] * first
+    for i, path in enumerate(others, 1):
         mixed = torch.addcmul(mixed, weights[..., i : i + 1], path)
-    return mixed
+    return F.rms_norm(mixed, (v.shape[-1],), scale, 1e-5)
 
 
 def dirac(channels: int, taps: int, noise: float) -> nn.Parameter:
@@ -115,7 +119,7 @@ class PathGateFusionNet(nn.Module):
         self.head_gate = nn.Linear(D, H)
         nn.init.zeros_(self.head_gate.weight)
         nn.init.zeros_(self.head_gate.bias)
-        self.norm = nn.RMSNorm(D // H, eps=1e-5)
+        self.scale = nn.Parameter(torch.ones(D // H))
         self.out = nn.Linear(D, D, bias=False)
 
     def heads(self, x: Tensor) -> Tensor:
@@ -129,8 +133,8 @@ class PathGateFusionNet(nn.Module):
         delta = delta_rule(unit(self.heads(q)), unit(self.heads(k)), v, self.beta(x).sigmoid())
         local = self.heads(causal_fir(value, self.fir_3))
         wide = self.heads(causal_fir(value, self.fir_31))
-        paths = [v, local, wide, delta]
-        o = self.norm(mix_paths(paths, self.gates(x, paths)))
+        paths = [local, wide, delta]
+        o = fir_mix(v, [], paths, self.gates(x, [*paths, v]), self.scale)
         o = o * (2 * self.head_gate(x).sigmoid()).unsqueeze(-1)
         mixed: Tensor = self.out(o.flatten(-2))
         return mixed
@@ -142,4 +146,4 @@ class PathGateFusionNet(nn.Module):
         pool = (logits[..., 1:] / (F.softplus(self.tau) + 0.05)).softmax(-1)
         local, wide, delta = ((1 - copy) * pool).chunk(3, dim=-1)
         residual = (self.gamma.sigmoid() * self.residual(x).sigmoid()).unsqueeze(-1)
-        return torch.cat([copy, local + residual, wide, delta], -1)
+        return torch.cat([local + residual, wide, delta, copy], -1)
