@@ -2,8 +2,9 @@
 
 A function counts as a delta rule if its parameters are named like q, k, v and beta (and a decay) and it agrees, in
 float64 and in every gradient, with `kernels.delta_rule` or `kernels.gated_delta_rule` on random inputs of several
-lengths, in one of the layouts in use; as a causal filter if it agrees with `kernels.causal_conv`. All that was found
-stays only if the whole mixer agrees as well. Names say where to look, numbers decide: a wrong result is never faster.
+lengths, in one of the layouts in use; as a causal filter if it agrees with `kernels.causal_conv`, as a mixture of paths
+if it agrees with `kernels.fir_mix`. All that was found stays only if the whole mixer agrees as well. Names say where to
+look, numbers decide: a wrong result is never faster.
 B batch, T tokens, H heads, d width of a head, D of all.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ from arch_search.models.loading import mix
 from arch_search.models.stand_in import float64_everywhere
 from kernels.causal_conv.fast import causal_conv
 from kernels.delta_rule.fast import delta_rule
+from kernels.fir_mix.fast import fir_mix
 from kernels.gated_delta_rule.fast import gated_delta_rule
 
 ROLES: Mapping[str, frozenset[str]] = {
@@ -36,6 +38,7 @@ ROLES: Mapping[str, frozenset[str]] = {
     "decay": frozenset({"g", "log_g", "gk", "decay", "log_decay", "alpha", "gate"}),
 }
 FILTERED = frozenset({"x", "v"})  # first of the two parameters of a filter
+MIXTURE = ("v", "filters", "paths", "weights")  # before the weight of the norm
 LENGTHS = (1, 33, 97)  # below and beside the usual chunks of 16, 32 and 64, none of them a multiple
 WHOLE_LENGTH = 70  # of the test of the whole mixer
 FIRST_LENGTH = 5  # tells most forms apart at little cost
@@ -160,7 +163,8 @@ def _replacement(name: str, value: object) -> Replacement | None:
         operator = "gated_delta_rule" if "decay" in roles else "delta_rule"
         stand_in = _stand_in(value, roles, form) if form is not None else None
     else:
-        form, operator, stand_in = None, "causal_conv", causal_conv if _is_filter(value, parameters) else None
+        form = None
+        operator, stand_in = _without_state(value, parameters)
     if stand_in is None:
         return None
     return Replacement(function=name, operator=operator, form=form, stand_in=stand_in)
@@ -193,12 +197,20 @@ def _is_memory(function: Function, roles: Mapping[str, str], form: Form) -> bool
     return all(_is_same(written, operator, partial(drawn, T)) for T in (FIRST_LENGTH, *LENGTHS))
 
 
-def _is_filter(function: Function, parameters: Mapping[str, inspect.Parameter]) -> bool:
-    """Whether it filters x [B, T, D] by taps [D, W], the last of which meets the present token."""
-    if len(parameters) != 2 or not FILTERED & {next(iter(parameters))}:
-        return False
+def _without_state(function: Function, parameters: Mapping[str, inspect.Parameter]) -> tuple[str, Function | None]:
+    """The filter or the mixture that the function computes."""
+    names = tuple(parameters)
     if any(one.default is not one.empty for one in parameters.values()):
-        return False
+        return "", None
+    if len(names) == 2 and names[0] in FILTERED and _is_filter(function):
+        return "causal_conv", causal_conv
+    if len(names) == 5 and names[:4] == MIXTURE and _is_mixture(function):
+        return "fir_mix", _mixture
+    return "", None
+
+
+def _is_filter(function: Function) -> bool:
+    """Whether it filters x [B, T, D] by taps [D, W], the last of which meets the present token."""
 
     def drawn(length: int, rng: torch.Generator) -> dict[str, Tensor]:
         shapes = {"x": (_B, length, _D), "taps": (_D, _TAPS)}
@@ -207,6 +219,30 @@ def _is_filter(function: Function, parameters: Mapping[str, inspect.Parameter]) 
     return all(
         _is_same(lambda given: function(*given.values()), lambda given: causal_conv(*given.values()), partial(drawn, T))
         for T in LENGTHS
+    )
+
+
+def _mixture(v: Tensor, filters: Sequence[Tensor], paths: Sequence[Tensor], weights: Tensor, scale: Tensor) -> Tensor:
+    """Filters [D, W] of the values [B, T, H, d], further paths and the values by their weights, then RMSNorm."""
+    return fir_mix(v, [taps.view(*v.shape[2:], -1) for taps in filters], paths, weights, scale)
+
+
+def _is_mixture(function: Function) -> bool:
+    """Whether it computes `_mixture`, with two filters and with none."""
+
+    def drawn(filters: int, length: int, rng: torch.Generator) -> dict[str, Tensor]:
+        shape = (_B, length, _H)
+        shapes = {"v": (*shape, _D), "path": (*shape, _D), "weights": (*shape, filters + 2), "scale": (_D,)}
+        shapes |= {f"filter {number}": (_H * _D, _TAPS - number) for number in range(filters)}
+        return {name: torch.randn(size, generator=rng).requires_grad_() for name, size in shapes.items()}
+
+    def call(mixture: Function, given: Mapping[str, Tensor]) -> Any:
+        filters = [x for name, x in given.items() if name.startswith("filter")]
+        return mixture(given["v"], filters, [given["path"]], given["weights"], given["scale"])
+
+    return all(
+        _is_same(partial(call, function), partial(call, _mixture), partial(drawn, filters, T))
+        for filters, T in product((0, 2), LENGTHS)
     )
 
 
