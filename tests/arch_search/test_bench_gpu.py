@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
+import sys
 import time
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -177,6 +180,41 @@ def test_a_row_that_hangs_or_crashes_ends_alone(limit_s: float, note: str) -> No
     lines = bench_gpu.in_own_process("no_such_row", limit_s=limit_s)
     assert [line.is_failure for line in lines] == [True]
     assert note in lines[0].note
+
+
+@pytest.mark.parametrize("is_failure, code", [(False, 0), (True, 1)])
+def test_a_run_writes_its_table_and_fails_where_a_row_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_failure: bool, code: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Test GPU")
+    monkeypatch.setattr(bench_gpu, "RESULTS", tmp_path)
+    shares: list[float] = []
+
+    def measured(name: str, *, limit_s: float) -> list[Line]:
+        shares.append(limit_s)
+        return [Line(row=name, variant="ours", note="a note", is_failure=is_failure)]
+
+    monkeypatch.setattr(bench_gpu, "in_own_process", measured)
+    names = bench_gpu.row_names()
+    assert bench_gpu.main([]) == code
+    (path,) = tmp_path.iterdir()
+    assert all(f"{name}\n" in path.read_text() for name in names)
+    # what a file leaves of its time is shared among those after it
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(bench_gpu.TOTAL_S, rel=0.01)
+
+
+def test_lines_are_kept_as_they_come_and_those_of_a_compiler_last(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    one, other = (row(name=name, variants=(*ours(plain), Variant(name="compile", make=lambda: slow))) for name in "ab")
+    monkeypatch.setitem(sys.modules, "tests.benchmarks.gpu.made_up", SimpleNamespace(ROWS=(one, other)))
+    bench_gpu.write_lines("made_up", tmp_path / "lines", CPU)
+    lines = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
+    compiled = [line["variant"] == "compile" for line in lines]
+    assert sum(compiled) == 4
+    assert compiled == sorted(compiled)
 
 
 @pytest.mark.parametrize("name", bench_gpu.row_names())

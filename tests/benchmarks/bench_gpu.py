@@ -32,7 +32,7 @@ from tests.benchmarks import gpu_table
 from tests.benchmarks.gpu_rows import KernelRow, Line, Row
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT, RESULTS = HERE.parents[1], HERE / "results"
 TOTAL_S = 570.0
 
 
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         print("\n".join(rows), flush=True)
         text += rows
         lines += found
-    print(gpu_table.write(HERE / "results", text, device=device, now=now))
+    print(gpu_table.write(RESULTS, text, device=device, now=now))
     return 1 if any(line.is_failure for line in lines) else 0
 
 
