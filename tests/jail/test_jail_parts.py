@@ -31,6 +31,16 @@ def test_a_rung_that_does_not_exist_is_named_with_those_that_do() -> None:
         best_rung("docker")
 
 
+def test_the_jail_is_told_which_gpus_are_its_own_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setenv("SOME_TOKEN", "secret")
+
+    kept = run._kept_variables()
+
+    assert kept["CUDA_VISIBLE_DEVICES"] == "3"
+    assert "SOME_TOKEN" not in kept
+
+
 def test_a_result_is_read_as_bytes(tmp_path: Path) -> None:
     (tmp_path / "report").write_bytes(b"1234")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -239,6 +240,15 @@ def test_learning_rate_warms_up_and_falls_to_a_tenth() -> None:
 def test_seeds_of_different_purposes_differ_and_repeat() -> None:
     assert derive_seed(1, "data", 0) == derive_seed(1, "data", 0)
     assert len({derive_seed(1, "data", 0), derive_seed(1, "data", 1), derive_seed(1, "dropout", 0)}) == 3
+
+
+def test_a_step_counts_cpu_time_and_on_a_gpu_time_on_the_wall() -> None:
+    clocks = [Numerics(device=torch.device(name)).clock for name in ("cpu", "cuda")]
+    before = [clock() for clock in clocks]
+    time.sleep(0.2)
+    cpu_s, wall_s = (clock() - begun for clock, begun in zip(clocks, before, strict=True))
+    assert cpu_s < 0.1
+    assert wall_s >= 0.2
 
 
 class CausalMean(nn.Module):

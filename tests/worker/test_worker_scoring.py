@@ -67,6 +67,13 @@ def test_without_the_recall_probe_no_answers_are_read_and_none_are_scored(folder
     assert probed.scores[0].name == "recall_accuracy"
 
 
+def test_the_speed_of_a_step_has_the_unit_of_its_clock(folder: TaskFolder) -> None:
+    units = [
+        score(RESULT, folder, replace(QUESTIONS, step_unit=one)).scores[-1].unit for one in ("CPU-seconds", "seconds")
+    ]
+    assert units == ["CPU-seconds per step", "seconds per step"]
+
+
 def test_a_model_that_knows_nothing_is_not_below_the_floor_of_random_tokens(folder: TaskFolder) -> None:
     nll(2.0, noise=np.log(256) - 0.1)(folder)
     assert score(RESULT, folder, QUESTIONS).ending == "finished"
