@@ -175,7 +175,10 @@ def test_a_row_that_there_is_not_is_wrong_use(capsys: pytest.CaptureFixture[str]
     assert "no row no_such_row; there are: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("limit_s, note", [(0.1, "not done after its 0 s"), (100.0, "ended with exit code 1")])
+@pytest.mark.parametrize(
+    "limit_s, note",
+    [(0.1, "not done after its 0 s"), (100.0, "ended with exit code 1: ModuleNotFoundError: No module named")],
+)
 def test_a_row_that_hangs_or_crashes_ends_alone(limit_s: float, note: str) -> None:
     lines = bench_gpu.in_own_process("no_such_row", limit_s=limit_s)
     assert [line.is_failure for line in lines] == [True]

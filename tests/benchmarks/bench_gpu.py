@@ -66,9 +66,12 @@ def row_names() -> list[str]:
 def in_own_process(name: str, *, limit_s: float) -> list[Line]:
     """The lines of one file of rows; a crash, a hang or a spoilt GPU context ends its process alone."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "lines.jsonl"
+        out, said = Path(folder) / "lines.jsonl", Path(folder) / "stderr"
         command = [sys.executable, str(HERE / "bench_gpu.py"), "--lines", name, str(out)]
-        with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
+        with (
+            said.open("wb") as stderr,
+            subprocess.Popen(command, cwd=ROOT, stderr=stderr, start_new_session=True) as process,
+        ):
             try:
                 process.wait(limit_s)
                 note = f"ended with exit code {process.returncode}" if process.returncode else ""
@@ -76,6 +79,10 @@ def in_own_process(name: str, *, limit_s: float) -> list[Line]:
                 note = f"not done after its {limit_s:.0f} s; lines are missing"
             finally:
                 _kill_group(process.pid)
+        words = said.read_text(errors="replace")
+        print(words, end="", file=sys.stderr)
+        if note and words.strip():
+            note = f"{note}: {words.strip().splitlines()[-1][:200]}"
         lines = [Line(**json.loads(line)) for line in out.read_text().splitlines()] if out.exists() else []
     return [*lines, Line(row=name, variant="", note=note, is_failure=True)] if note else lines
 
