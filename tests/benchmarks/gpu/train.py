@@ -216,7 +216,7 @@ def _facts(training: Training, device: torch.device) -> str:
     return "; ".join(facts)
 
 
-SMALL = Size(width=256, layers=8, heads=8, feed_forward=680, micro_batch=32, sequences=64)
+SMALL = Size(width=256, layers=8, heads=8, feed_forward=680, micro_batch=64, sequences=64)
 LARGE = Size(width=1024, layers=24, heads=8, feed_forward=2728, micro_batch=4, sequences=16)
 
 ROWS: tuple[Row, ...] = (
