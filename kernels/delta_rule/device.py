@@ -18,14 +18,14 @@ import triton.language as tl
 
 
 @triton.jit(do_not_specialize=["T", "H", "N"])  # type: ignore[untyped-decorator]
-def inverse_kernel(k, beta, log_g, inverse, T, H, N, K: tl.constexpr, C: tl.constexpr, SOLVE: tl.constexpr):  # type: ignore[no-untyped-def]
+def inverse_kernel(k, beta, log_g, inverse, T, H, N, K: tl.constexpr, C: tl.constexpr):  # type: ignore[no-untyped-def]
     """A^-1 of one chunk into inverse [B, H, N, C, C], from two halves and the block below them."""
     HALF: tl.constexpr = C // 2
     dtype = inverse.dtype.element_ty
     batch, head, n = _chunk_of_program(H, N)
     start = n * C
-    k_0 = _load_rows(k, batch, head, start, T, H, HALF, K).to(dtype)
-    k_1 = _load_rows(k, batch, head, start + HALF, T, H, HALF, K).to(dtype)
+    k_0 = _load_rows(k, batch, head, start, T, H, HALF, K, K).to(dtype)
+    k_1 = _load_rows(k, batch, head, start + HALF, T, H, HALF, K, K).to(dtype)
     beta_0 = _load_row_scalars(beta, batch, head, start, T, H, HALF)[:, None]
     beta_1 = _load_row_scalars(beta, batch, head, start + HALF, T, H, HALF)[:, None]
     i = tl.arange(0, HALF)[:, None]
@@ -41,10 +41,10 @@ def inverse_kernel(k, beta, log_g, inverse, T, H, N, K: tl.constexpr, C: tl.cons
         lower_00 *= ratio_0
         lower_11 *= ratio_1
         lower_10 *= since_1[:, None] * to_end_0[None, :]
-    inverse_00 = _inverse_of_unit_lower(lower_00, HALF, SOLVE)
-    inverse_11 = _inverse_of_unit_lower(lower_11, HALF, SOLVE)
-    below = tl.dot(lower_10, inverse_00, input_precision=SOLVE)
-    inverse_10 = -tl.dot(inverse_11, below, input_precision=SOLVE)
+    inverse_00 = _inverse_of_unit_lower(lower_00, HALF)
+    inverse_11 = _inverse_of_unit_lower(lower_11, HALF)
+    below = _dot(lower_10, inverse_00)
+    inverse_10 = -_dot(inverse_11, below)
     corner = inverse + ((batch * H + head) * N + n) * C * C + i * C + j
     tl.store(corner, inverse_00.to(dtype))
     tl.store(corner + HALF, tl.zeros([HALF, HALF], dtype))
@@ -54,72 +54,92 @@ def inverse_kernel(k, beta, log_g, inverse, T, H, N, K: tl.constexpr, C: tl.cons
 
 @triton.jit(do_not_specialize=["T", "H", "N"])  # type: ignore[untyped-decorator]
 def output_kernel(  # type: ignore[no-untyped-def]
-    q, k, v, beta, log_g, inverse, output, states, scale, T, H, N, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr
-):
-    """Outputs of one head, chunk after chunk; the state before every chunk into states [B, H, N, K, V] if given."""
+    q, k, v, beta, log_g, inverse, output, states, scale, T, H, N,
+    K: tl.constexpr, V: tl.constexpr, COLUMNS: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """Some columns of the output of one head; the state before every chunk into states [B, H, N, K, V] if given."""
     dtype = inverse.dtype.element_ty
-    batch, head = _head_of_program(H)
+    batch, head, column = _columns_of_program(H, V // COLUMNS)
+    column *= COLUMNS
     chunk = (batch * H + head) * N
     GATED: tl.constexpr = log_g is not None
-    state = tl.zeros([K, V], tl.float32)
-    # narrow strided loads are not pipelined by the compiler: those of the next chunk are issued one chunk ahead
-    strength = _load_row_scalars(beta, batch, head, 0, T, H, C)
-    steps = _load_row_scalars(log_g, batch, head, 0, T, H, C)
+    state = tl.zeros([K, COLUMNS], tl.float32)
+    # read one chunk ahead: of these loads the compiler would pipeline some, and not the narrow ones
+    q_next = _load_rows(q, batch, head, 0, T, H, C, K, K)
+    k_next = _load_rows(k, batch, head, 0, T, H, C, K, K)
+    v_next = _load_rows(v + column, batch, head, 0, T, H, C, V, COLUMNS)
+    inverse_next = _load_matrix(inverse, chunk, C, C)
+    strength_next = _load_row_scalars(beta, batch, head, 0, T, H, C)
+    steps_next = _load_row_scalars(log_g, batch, head, 0, T, H, C)
     for n in range(N):
         start = n * C
+        q_c = q_next.to(dtype)
+        k_c = k_next.to(dtype)
+        v_c = v_next
+        inverse_c = inverse_next
+        strength = strength_next
+        steps = steps_next
+        q_next = _load_rows(q, batch, head, start + C, T, H, C, K, K)
+        k_next = _load_rows(k, batch, head, start + C, T, H, C, K, K)
+        v_next = _load_rows(v + column, batch, head, start + C, T, H, C, V, COLUMNS)
+        inverse_next = _load_matrix(inverse, chunk + tl.minimum(n + 1, N - 1), C, C)
         strength_next = _load_row_scalars(beta, batch, head, start + C, T, H, C)
         steps_next = _load_row_scalars(log_g, batch, head, start + C, T, H, C)
-        q_c = _load_rows(q, batch, head, start, T, H, C, K).to(dtype)
-        k_c = _load_rows(k, batch, head, start, T, H, C, K).to(dtype)
-        v_c = _load_rows(v, batch, head, start, T, H, C, V)
-        inverse_c = _load_matrix(inverse, chunk + n, C, C)
         since_start, to_end, kept, ratio = _decays(steps, GATED, C)
         before = state.to(dtype)
         if states is not None:
-            _store_matrix(states, before, chunk + n, K, V)
+            _store_matrix(states + column, before, chunk + n, K, V, COLUMNS)
         stored = since_start[:, None] * _dot(k_c, before)
         change = _dot(inverse_c, (strength[:, None] * (v_c - stored)).to(dtype))
         scores = _dot(q_c, tl.trans(k_c)) * ratio
         read = since_start[:, None] * _dot(q_c, before) + _dot(scores.to(dtype), change.to(dtype))
-        _store_rows(output, scale * read, batch, head, start, T, H, C, V)
+        _store_rows(output + column, scale * read, batch, head, start, T, H, C, V, COLUMNS)
         state = kept * state + _dot(tl.trans(k_c), (to_end[:, None] * change).to(dtype))
-        strength = strength_next
-        steps = steps_next
 
 
 @triton.jit(do_not_specialize=["T", "H", "N"])  # type: ignore[untyped-decorator]
 def state_gradient_kernel(  # type: ignore[no-untyped-def]
-    q, k, beta, log_g, inverse, d_output, d_states, scale, T, H, N, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr
-):
-    """Gradient of the state after every chunk into d_states [B, H, N, K, V], from the last chunk to the first."""
+    q, k, beta, log_g, inverse, d_output, d_states, scale, T, H, N,
+    K: tl.constexpr, V: tl.constexpr, COLUMNS: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """Gradient of the state after every chunk into d_states [B, H, N, K, V], some columns from the last chunk on."""
     dtype = inverse.dtype.element_ty
-    batch, head = _head_of_program(H)
+    batch, head, column = _columns_of_program(H, V // COLUMNS)
+    column *= COLUMNS
     chunk = (batch * H + head) * N
     GATED: tl.constexpr = log_g is not None
-    d_state = tl.zeros([K, V], tl.float32)
-    strength = _load_row_scalars(beta, batch, head, (N - 1) * C, T, H, C)
-    steps = _load_row_scalars(log_g, batch, head, (N - 1) * C, T, H, C)
+    d_state = tl.zeros([K, COLUMNS], tl.float32)
+    last = (N - 1) * C
+    q_next = _load_rows(q, batch, head, last, T, H, C, K, K)
+    k_next = _load_rows(k, batch, head, last, T, H, C, K, K)
+    d_output_next = _load_rows(d_output + column, batch, head, last, T, H, C, V, COLUMNS)
+    inverse_next = _load_matrix(inverse, chunk + N - 1, C, C)
+    strength_next = _load_row_scalars(beta, batch, head, last, T, H, C)
+    steps_next = _load_row_scalars(log_g, batch, head, last, T, H, C)
     for done in range(N):
         n = N - 1 - done
-        start = n * C
-        earlier = tl.maximum(start - C, 0)
-        strength_next = _load_row_scalars(beta, batch, head, earlier, T, H, C)
-        steps_next = _load_row_scalars(log_g, batch, head, earlier, T, H, C)
-        q_c = _load_rows(q, batch, head, start, T, H, C, K).to(dtype)
-        k_c = _load_rows(k, batch, head, start, T, H, C, K).to(dtype)
-        d_output_c = _load_rows(d_output, batch, head, start, T, H, C, V).to(dtype)
-        inverse_c = _load_matrix(inverse, chunk + n, C, C)
+        q_c = q_next.to(dtype)
+        k_c = k_next.to(dtype)
+        d_output_c = d_output_next.to(dtype)
+        inverse_c = inverse_next
+        strength = strength_next
+        steps = steps_next
+        earlier = tl.maximum(n - 1, 0)
+        q_next = _load_rows(q, batch, head, earlier * C, T, H, C, K, K)
+        k_next = _load_rows(k, batch, head, earlier * C, T, H, C, K, K)
+        d_output_next = _load_rows(d_output + column, batch, head, earlier * C, T, H, C, V, COLUMNS)
+        inverse_next = _load_matrix(inverse, chunk + earlier, C, C)
+        strength_next = _load_row_scalars(beta, batch, head, earlier * C, T, H, C)
+        steps_next = _load_row_scalars(log_g, batch, head, earlier * C, T, H, C)
         since_start, to_end, kept, ratio = _decays(steps, GATED, C)
         after = d_state.to(dtype)
-        _store_matrix(d_states, after, chunk + n, K, V)
+        _store_matrix(d_states + column, after, chunk + n, K, V, COLUMNS)
         scores = (_dot(q_c, tl.trans(k_c)) * ratio).to(dtype)
         d_change = scale * _dot(tl.trans(scores), d_output_c) + to_end[:, None] * _dot(k_c, after)
         d_right = _dot(tl.trans(inverse_c), d_change.to(dtype))
         read = (since_start[:, None] * d_output_c).to(dtype)
         erased = ((strength * since_start)[:, None] * d_right).to(dtype)
         d_state = kept * d_state + scale * _dot(tl.trans(q_c), read) - _dot(tl.trans(k_c), erased)
-        strength = strength_next
-        steps = steps_next
 
 
 @triton.jit(do_not_specialize=["T", "H", "N"])  # type: ignore[untyped-decorator]
@@ -142,15 +162,15 @@ def input_gradient_kernel(  # type: ignore[no-untyped-def]
     strength = _load_row_scalars(beta, batch, head, start, T, H, C)[:, None]
     since_start = since_start[:, None]
     to_end = to_end[:, None]
-    q_c = _load_rows(q, batch, head, start, T, H, C, K).to(dtype)
-    k_c = _load_rows(k, batch, head, start, T, H, C, K).to(dtype)
-    d_output_c = _load_rows(d_output, batch, head, start, T, H, C, V).to(dtype)
+    q_c = _load_rows(q, batch, head, start, T, H, C, K, K).to(dtype)
+    k_c = _load_rows(k, batch, head, start, T, H, C, K, K).to(dtype)
+    d_output_c = _load_rows(d_output, batch, head, start, T, H, C, V, V).to(dtype)
     inverse_c = _load_matrix(inverse, chunk, C, C)
     before = _load_matrix(states, chunk, K, V)
     d_after = _load_matrix(d_states, chunk, K, V)
 
     stored = since_start * _dot(k_c, before)
-    missing = _load_rows(v, batch, head, start, T, H, C, V) - stored
+    missing = _load_rows(v, batch, head, start, T, H, C, V, V) - stored
     change = _dot(inverse_c, (strength * missing).to(dtype))
     scores = _dot(q_c, tl.trans(k_c)) * ratio
     overlaps = _dot(k_c, tl.trans(k_c)) * tl.where(j < i, ratio, 0.0)
@@ -159,7 +179,7 @@ def input_gradient_kernel(  # type: ignore[no-untyped-def]
     d_change = scale * _dot(tl.trans(scores.to(dtype)), d_output_c) + d_write
     d_right = _dot(tl.trans(inverse_c), d_change.to(dtype))
     d_v_c = strength * d_right
-    _store_rows(d_v, d_v_c, batch, head, start, T, H, C, V)
+    _store_rows(d_v, d_v_c, batch, head, start, T, H, C, V, V)
 
     change_t = tl.trans(change.to(dtype))
     d_scores = scale * _dot(d_output_c, change_t)
@@ -170,12 +190,12 @@ def input_gradient_kernel(  # type: ignore[no-untyped-def]
     d_scores_raw = (d_scores * ratio).to(dtype)
     d_overlaps_raw = (strength * d_overlaps * tl.where(j < i, ratio, 0.0)).to(dtype)
     d_read = scale * since_start * _dot(d_output_c, tl.trans(before))
-    _store_rows(d_q, d_read + _dot(d_scores_raw, k_c), batch, head, start, T, H, C, K)
+    _store_rows(d_q, d_read + _dot(d_scores_raw, k_c), batch, head, start, T, H, C, K, K)
     d_k_c = _dot((to_end * change).to(dtype), tl.trans(d_after))
     d_k_c -= _dot((since_start * d_v_c).to(dtype), tl.trans(before))
     d_k_c += _dot(tl.trans(d_scores_raw), q_c)
     d_k_c += _dot(d_overlaps_raw, k_c) + _dot(tl.trans(d_overlaps_raw), k_c)
-    _store_rows(d_k, d_k_c, batch, head, start, T, H, C, K)
+    _store_rows(d_k, d_k_c, batch, head, start, T, H, C, K, K)
 
     if GATED:
         pairs = d_scores * scores + strength * d_overlaps * overlaps
@@ -188,7 +208,7 @@ def input_gradient_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _inverse_of_unit_lower(lower, SIZE: tl.constexpr, SOLVE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _inverse_of_unit_lower(lower, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
     """(I + lower)^-1 of a strictly lower triangular [SIZE, SIZE], SIZE 16: blocks of 1, 2, 4, 8 are joined in pairs.
 
     [[P, 0], [L, Q]]^-1 = [[P^-1, 0], [-Q^-1 L P^-1, Q^-1]]: as stable as substitution. A product of I + lower^(2^m)
@@ -199,8 +219,8 @@ def _inverse_of_unit_lower(lower, SIZE: tl.constexpr, SOLVE: tl.constexpr):  # t
     inverse = tl.where(i == j, 1.0, tl.where(i // 2 == j // 2, -lower, 0.0))
     for level in tl.static_range(1, 4):
         between = tl.where((i >> (level + 1) == j >> (level + 1)) & (i >> level != j >> level), lower, 0.0)
-        between = tl.dot(between, inverse, input_precision=SOLVE)
-        inverse -= tl.dot(inverse, between, input_precision=SOLVE)
+        between = _dot(between, inverse)
+        inverse -= _dot(inverse, between)
     return inverse
 
 
@@ -226,14 +246,19 @@ def _decays(steps, GATED: tl.constexpr, C: tl.constexpr):  # type: ignore[no-unt
 
 @triton.jit
 def _dot(a, b):  # type: ignore[no-untyped-def]
-    """Sums in float32; float32 operands are not rounded to tf32."""
-    return tl.dot(a, b, input_precision="ieee")
+    """Sums in float32; float32 operands as three products of tf32, about as exact as float32.
+
+    One product of tf32 would err in the inverse by more than the rounding to bfloat16 (0.6% for nearly equal keys and
+    beta 2, 0.1% by rounding). Without matrix units ("ieee") a head of 64 takes a minute to compile and 10 KB a thread.
+    """
+    return tl.dot(a, b, input_precision="tf32x3")
 
 
-@triton.jit
-def _head_of_program(H):  # type: ignore[no-untyped-def]
+@triton.jit  # type: ignore[untyped-decorator]
+def _columns_of_program(H, PARTS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Batch, head and part of the columns of V: those of one head are neighbours and share its queries and keys."""
     program = tl.program_id(0).to(tl.int64)
-    return program // H, program % H
+    return program // PARTS // H, program // PARTS % H, program % PARTS
 
 
 @triton.jit
@@ -244,18 +269,22 @@ def _chunk_of_program(H, N):  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _load_rows(x, batch, head, start, T, H, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Tokens from `start` of one head of x [B, T, H, WIDTH]: [ROWS, WIDTH], zero past the end."""
+def _load_rows(  # type: ignore[no-untyped-def]
+    x, batch, head, start, T, H, ROWS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """Tokens from `start` of one head of x [B, T, H, WIDTH]: [ROWS, COLUMNS], zero past the end."""
     token = start + tl.arange(0, ROWS)
     row = (batch * T + token) * H + head
-    return tl.load(x + row[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :], mask=(token < T)[:, None], other=0.0)
+    return tl.load(x + row[:, None] * WIDTH + tl.arange(0, COLUMNS)[None, :], mask=(token < T)[:, None], other=0.0)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _store_rows(x, value, batch, head, start, T, H, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+def _store_rows(  # type: ignore[no-untyped-def]
+    x, value, batch, head, start, T, H, ROWS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr
+):
     token = start + tl.arange(0, ROWS)
     row = (batch * T + token) * H + head
-    place = x + row[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    place = x + row[:, None] * WIDTH + tl.arange(0, COLUMNS)[None, :]
     tl.store(place, value.to(x.dtype.element_ty), mask=(token < T)[:, None])
 
 
@@ -283,6 +312,8 @@ def _load_matrix(x, index, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # type: ig
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _store_matrix(x, value, index, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
-    place = tl.arange(0, ROWS)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+def _store_matrix(  # type: ignore[no-untyped-def]
+    x, value, index, ROWS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr
+):
+    place = tl.arange(0, ROWS)[:, None] * WIDTH + tl.arange(0, COLUMNS)[None, :]
     tl.store(x + index * ROWS * WIDTH + place, value.to(x.dtype.element_ty))

@@ -6,8 +6,8 @@ Kernels (device.py) and what they read and write, in tensors of B*T*H*D elements
 tokens has C / D of one, its state D / C:
 
     inverse         every chunk at once           reads k                                       writes A^-1
-    output          a head, chunk after chunk     reads q, k, v, A^-1                           writes o, states
-    state gradient  a head, from the last chunk   reads q, k, do, A^-1                          writes ds
+    output          chunk after chunk of a head   reads q, k, v, A^-1                           writes o, states
+    state gradient  from the last chunk of a head reads q, k, do, A^-1                          writes ds
     input gradient  every chunk at once           reads q, k, v, do, A^-1, states, ds           writes dq, dk, dv
 
 At B32 T2048 H8 D32 in bfloat16 (a tensor is 33.6 MB) the forward pass moves 7 tensors (8 where states are kept for the
@@ -23,7 +23,10 @@ enough that the inverse is cheap, long enough that it and the states cost one te
 rows takes Hopper's warpgroup instructions, with which Triton 3.4 to 3.7 was reported to compile transposed operands of
 such kernels wrongly (flash-linear-attention issues 640 and 984).
 
-Nothing here has been timed on a GPU yet; warps and stages are chosen from the sizes of the tiles.
+A head of 64 is walked in two halves of V, which read its q, k and A^-1 at the same time.
+
+Nothing here has been timed on a GPU yet; warps are chosen by what Triton 3.7.1 compiles for one (compile_delta_rule.py
+of the tests): registers, spills, barriers.
 """
 
 from __future__ import annotations
@@ -41,11 +44,11 @@ from kernels.dispatch import UnsupportedError
 CHUNK = 32
 HEAD_SIZES = (32, 64)
 DTYPES = (torch.float32, torch.bfloat16)
-# products of 64 rows take warpgroup instructions from 4 warps on: the walks update a state of K rows
-WARPS_OF_WALK = {32: 4, 64: 2}
-STAGES_OF_WALK = 3
+COLUMNS_OF_WALK = 32  # of V and the state: 64 would not fit into the registers of two warps
+# a product of 32 rows is split over two warps and done twice by four
 WARPS_OF_INVERSE = 1
-WARPS_OF_INPUT_GRADIENT = 4
+WARPS_OF_WALK = 2  # with 4, the update of a state of 64 rows would take warpgroup instructions
+WARPS_OF_INPUT_GRADIENT = {32: 2, 64: 4}  # by head size
 
 
 def delta_rule_triton(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, *, scale: float | None = None) -> Tensor:
@@ -96,11 +99,12 @@ class _DeltaRule(torch.autograd.Function):
         sizes = {"T": length, "H": heads, "N": chunks, "K": K, "C": CHUNK}
         with torch.cuda.device_of(v):
             device.inverse_kernel[(batch * heads * chunks,)](
-                k, beta, log_g, inverse, **sizes, SOLVE=_precision(v), num_warps=WARPS_OF_INVERSE
+                k, beta, log_g, inverse, **sizes, num_warps=WARPS_OF_INVERSE
             )
-            device.output_kernel[(batch * heads,)](
-                q, k, v, beta, log_g, inverse, output, states, scale, **sizes, V=V, **_walk(K, V)
-            )
+            device.output_kernel[_walks(v)](
+                q, k, v, beta, log_g, inverse, output, states, scale, **sizes,
+                V=V, COLUMNS=COLUMNS_OF_WALK, num_warps=WARPS_OF_WALK,
+            )  # fmt: skip
         ctx.save_for_backward(q, k, v, beta, log_g, inverse, states)
         ctx.scale, ctx.sizes = scale, sizes | {"V": V}
         return output
@@ -115,20 +119,18 @@ class _DeltaRule(torch.autograd.Function):
         d_log_g = None if log_g is None else torch.empty_like(log_g)
         batch, heads, chunks = inverse.shape[:3]
         with torch.cuda.device_of(v):
-            device.state_gradient_kernel[(batch * heads,)](
-                q, k, beta, log_g, inverse, d_output, d_states, ctx.scale, **ctx.sizes, **_walk(*states.shape[3:])
-            )
+            device.state_gradient_kernel[_walks(v)](
+                q, k, beta, log_g, inverse, d_output, d_states, ctx.scale, **ctx.sizes,
+                COLUMNS=COLUMNS_OF_WALK, num_warps=WARPS_OF_WALK,
+            )  # fmt: skip
             device.input_gradient_kernel[(batch * heads * chunks,)](
                 *(q, k, v, beta, log_g, inverse, states, d_states, d_output, d_q, d_k, d_v, d_beta, d_log_g),
-                *(ctx.scale,), **ctx.sizes, num_warps=WARPS_OF_INPUT_GRADIENT,
+                *(ctx.scale,), **ctx.sizes, num_warps=WARPS_OF_INPUT_GRADIENT[max(states.shape[3:])],
             )  # fmt: skip
         return d_q, d_k, d_v, d_beta, d_log_g, None
 
 
-def _precision(v: Tensor) -> str:
-    """Of the inverse: exact for float32; three tf32 products stay below the rounding to bfloat16, one does not."""
-    return "ieee" if v.dtype == torch.float32 else "tf32x3"
-
-
-def _walk(K: int, V: int) -> dict[str, int]:
-    return {"num_warps": WARPS_OF_WALK[max(K, V)], "num_stages": STAGES_OF_WALK}
+def _walks(v: Tensor) -> tuple[int]:
+    """Grid of the walks over chunks: a program for every head and `COLUMNS_OF_WALK` columns of its values."""
+    batch, _, heads, V = v.shape
+    return (batch * heads * (V // COLUMNS_OF_WALK),)

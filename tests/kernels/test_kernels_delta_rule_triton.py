@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,13 +125,12 @@ def leak(function: Kernel, given: dict[str, Tensor]) -> str:
     """Where an output follows from something later or of another row or head; empty where it does nowhere."""
     before = function(**given)
     T = before.shape[1]
-    for cut in (1, CHUNK - 1, CHUNK, CHUNK + 1, T - 1):
-        for scale in (1.0, 30.0):
-            changed = {name: x.clone() for name, x in given.items()}
-            for name, x in changed.items():
-                x[:, cut:] = fresh(name, x, scale)[:, cut:]
-            if not torch.equal(function(**changed)[:, :cut], before[:, :cut]):
-                return f"tokens from {cut} on move earlier outputs"
+    for cut in (CHUNK - 1, CHUNK, T - 1):
+        changed = {name: x.clone() for name, x in given.items()}
+        for name, x in changed.items():
+            x[:, cut:] = fresh(name, x, 30.0)[:, cut:]
+        if not torch.equal(function(**changed)[:, :cut], before[:, :cut]):
+            return f"tokens from {cut} on move earlier outputs"
         if not torch.equal(function(**{name: x[:, :cut] for name, x in given.items()}), before[:, :cut]):
             return f"the first {cut} tokens alone give other outputs"
     for axis, what in ((0, "row"), (2, "head")):
@@ -139,7 +143,7 @@ def leak(function: Kernel, given: dict[str, Tensor]) -> str:
 
 
 CASES = [
-    pytest.param(32, 2 * CHUNK + 1, 2, 2),
+    pytest.param(32, CHUNK + 2, 2, 2),
     pytest.param(
         64, 2048, 4, 8,
         marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")],
@@ -166,7 +170,24 @@ def test_no_output_follows_from_the_future_or_from_another_row_or_head(
     ],
 )
 def test_the_search_for_leaks_finds_planted_ones(leaking: Kernel, words: str) -> None:
-    assert words in leak(leaking, inputs(2 * CHUNK + 1, 32, torch.float32, gated=False, B=2))
+    assert words in leak(leaking, inputs(CHUNK + 2, 32, torch.float32, gated=False, B=2))
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_an_h200_onto_its_matrix_units_with_few_spills() -> None:
+    script = Path(__file__).with_name("compile_delta_rule.py")
+    plain = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, str(script), "32", "64"], env=plain, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found_all = json.loads(done.stdout)
+    assert len(found_all) == 8
+    for found in found_all:
+        assert found["matrix_instructions"] > 0
+        # reported to be compiled wrongly where an operand is transposed
+        assert found["warpgroup_instructions"] == 0
+        assert found["spilled_bytes"] <= (256 if found["kernel"] == "input_gradient_kernel" else 0), found
+        # as many programs on a multiprocessor as 256 heads give it, and more
+        assert found["shared_bytes"] <= 48 * 1024
 
 
 def test_two_runs_give_the_same_bits() -> None:
