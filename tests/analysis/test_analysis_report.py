@@ -189,6 +189,28 @@ def test_baselines_are_given_and_count_as_no_proposal(invent, facts_of, try_of):
     assert render(whole, facts=facts_of(whole)) == render(contents, facts=facts_of(contents))
 
 
+def test_a_campaign_of_baselines_alone_compares_these_and_speaks_of_no_search(invent, facts_of, run_of):
+    contents = invent(generations=0)
+    _, *baselines = contents.candidates
+    others = len(baselines)
+    runs = [
+        run_of(one, seed, recall=0.7 + 0.1 * place + 0.001 * (seed * place % 3))
+        for place, one in enumerate(baselines)
+        for seed in range(3)
+    ]
+    runs += [run_of(contents.candidates[0], seed, recall=0.9 + 0.001 * seed) for seed in range(3)]
+    contents = replace(contents, evaluations=tuple(runs))
+    text = render(contents, facts=facts_of(contents, generations_total=0, generations_done=0, finished=True))
+    assert f"{others + 1} programs trained, the reference among them; nothing is searched for." in text
+    found = re.search(r"(\d+) of (\d+) better than the reference DeltaNet beyond noise and (\d+) worse", text)
+    rows = standings(contents, reference_id=contents.candidates[0].id, metric="recall_accuracy", confidence=0.95)
+    counts = [sum(row.verdict == verdict for row in rows) for verdict in ("better", "worse")]
+    assert [int(found[1]), int(found[2]), int(found[3])] == [counts[0], others, counts[1]]
+    assert f"the highest-ranked is {rows[0].name}" in text
+    assert "over 3 seeds a difference" in text
+    assert "program of the search has been measured" not in text
+
+
 def test_refusals_that_differ_in_numbers_only_are_counted_together(try_of):
     tries = [try_of(None, refused_by="causality", reason=f"output {n} changed by 0.{n}e-{n}") for n in range(1, 4)]
     tries.append(try_of(None, refused_by="reply", reason="empty"))

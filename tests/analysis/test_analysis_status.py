@@ -55,6 +55,15 @@ def test_the_standing_is_plain_json_without_nan(invent):
     assert values["best"]["verdict"] in ("better", "within_noise")
 
 
+def test_baselines_count_only_where_nothing_is_searched_for(invent):
+    contents = invent(generations=0)
+    rows = standings(contents, reference_id=contents.candidates[0].id, **HOW)
+    assert standing_values(rows, ())["best"] is None
+    values = standing_values(rows, (), is_search=False)
+    assert values["best"]["id"] == rows[0].candidate_id
+    assert sum(values["verdicts"].values()) == len(rows)
+
+
 def test_there_is_no_best_before_the_first_result():
     assert standing_of(ArchiveContents())["best"] is None
 
