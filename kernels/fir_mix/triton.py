@@ -5,7 +5,7 @@ head: 3 + P / V passes over [B, T, H, V]. Floor by arithmetic: 2 L operations pe
 H200 (4.3 TB/s, 60 TFLOP/s; computed, not measured) at B32 T2048 H8 V32 in bfloat16: 24.4 us by bytes, and 19 us (3 + 31
 taps) to 38 us (3 + 64) by taps. For a gradient through a norm the mixture is written too, one pass more.
 Backward: one kernel takes the gradient of the output to that of the mixture, the weights and the given paths, and the
-two of `triton_bank` take it on to the values and the filters: 11 passes for one given path and two filters, and the
+two of `triton_bank` take it on to the values and the filters: 12 passes for one given path and two filters, and the
 taps three times.
 """
 
@@ -50,7 +50,9 @@ def fir_mix_triton(
     """As `fir_mix_naive`, with sums in float32; raises UnsupportedError where `kernel_refusal` has a line."""
     check_shapes(v, filters, paths, weights=weights, norm_weight=norm_weight)
     check_kernel(v, filters, paths, weights, *(() if norm_weight is None else (norm_weight,)))
-    output: Tensor = _FirMix.apply(v, weights, norm_weight, eps, len(filters), *filters, *paths)
+    # autograd runs the function with gradients disabled, so it has to be told
+    needs_gradient = torch.is_grad_enabled()
+    output: Tensor = _FirMix.apply(v, weights, norm_weight, eps, needs_gradient, len(filters), *filters, *paths)
     return output
 
 
@@ -164,6 +166,7 @@ class _FirMix(torch.autograd.Function):
         weights: Tensor,
         norm_weight: Tensor | None,
         eps: float,
+        needs_gradient: bool,
         count: int,
         *filters_and_paths: Tensor,
     ) -> Tensor:
@@ -171,7 +174,7 @@ class _FirMix(torch.autograd.Function):
         filters, paths = filters_and_paths[:count], tuple(path.contiguous() for path in filters_and_paths[count:])
         norm = None if norm_weight is None else norm_weight.contiguous()
         bank, out = bank_of(filters), torch.empty_like(v)
-        save = norm is not None and any(ctx.needs_input_grad)
+        save = norm is not None and needs_gradient and any(ctx.needs_input_grad)
         mixed = torch.empty_like(v) if save else None
         with torch.cuda.device_of(v):
             _mix_kernel[grid_of(v)](
@@ -200,11 +203,11 @@ class _FirMix(torch.autograd.Function):
                 NORM=norm is not None, **sizes_of(v, filters),
             )  # fmt: skip
         needs_v, *_ = ctx.needs_input_grad
-        needs_filters = ctx.needs_input_grad[5 : 5 + ctx.count]
+        needs_filters = ctx.needs_input_grad[6 : 6 + ctx.count]
         grad_v = input_gradient(grad_mixed, weights, bank, filters, v) if needs_v else None
         grad_filters = [
             filter_gradient(grad_mixed, weights, v, number, taps) if needed else None
             for number, (taps, needed) in enumerate(zip(filters, needs_filters, strict=True))
         ]
         grad_norm = None if norm is None or norm_sums is None else norm_sums.sum(0).to(norm.dtype)
-        return grad_v, grad_weights, grad_norm, None, None, *grad_filters, *grad_paths
+        return grad_v, grad_weights, grad_norm, None, None, None, *grad_filters, *grad_paths

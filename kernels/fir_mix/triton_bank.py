@@ -22,6 +22,8 @@ from torch import Tensor
 COLUMNS = 32  # channels of a tile in the gradients of the bank, where channels do not meet
 ELEMENTS_OF_WARP = 256  # of a tile over a whole head: 8 for each thread
 ROWS = 32  # rows of a tile: with 32 columns 8 elements for each of the 128 threads
+# of a thread: three programs of 128 threads on one multiprocessor, and bfloat16 does not spill
+REGISTERS = 168
 GRADIENT_TOKENS = 512  # tokens of one batch row that a program sums for the gradient of a filter
 
 
@@ -243,8 +245,15 @@ def sizes_of(v: Tensor, filters: Sequence[Tensor]) -> dict[str, Any]:
     """Compile-time arguments of a kernel whose tile spans a whole head."""
     heads, width = v.shape[2:]
     rows, warps = _rows_and_warps(width)
-    taps = tuple(x.shape[2] for x in filters)
-    return {"H": heads, "TAPS": taps, "V": width, "C": triton.next_power_of_2(width), "R": rows, "num_warps": warps}
+    return {
+        "H": heads,
+        "TAPS": tuple(taps.shape[2] for taps in filters),
+        "V": width,
+        "C": triton.next_power_of_2(width),
+        "R": rows,
+        "num_warps": warps,
+        "maxnreg": REGISTERS,
+    }
 
 
 def _rows_and_warps(width: int) -> tuple[int, int]:
@@ -276,7 +285,7 @@ def input_gradient(grad: Tensor, weights: Tensor | None, bank: Tensor, filters: 
         _input_gradient_kernel[(heads * triton.cdiv(width, columns) * triton.cdiv(length, 4 * ROWS) * batch,)](
             grad, grad if weights is None else weights, bank, out, v.numel() if weights is None else 0, length,
             H=heads, TAPS=tuple(taps.shape[2] for taps in filters), P=1 if weights is None else weights.shape[3],
-            WEIGHTED=weights is not None, V=width, C=columns, R=ROWS,
+            WEIGHTED=weights is not None, V=width, C=columns, R=ROWS, maxnreg=REGISTERS,
         )  # fmt: skip
     return out
 

@@ -1,4 +1,7 @@
-"""Rows: two filters of the values, the delta rule's output and the identity, mixed by gates and normalised."""
+"""Rows: two filters of the values, the delta rule's output and the identity, mixed by gates and normalised.
+
+And the statistics of these four paths, which the gates of some winners read.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +12,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.fir_mix.fast import fir_mix
-from kernels.fir_mix.naive import fir_mix_naive
+from kernels.fir_mix.fast import fir_mix, path_statistics
+from kernels.fir_mix.inputs import PathStatistics
+from kernels.fir_mix.naive import fir_mix_naive, path_statistics_naive
 from tests.benchmarks.gpu_rows import Function, Inputs, KernelRow, Variant, Work, compiled
 
 EPS = 1e-5
 
 
-def eager(v: Tensor, delta: Tensor, weights: Tensor, short: Tensor, long: Tensor, norm_weight: Tensor) -> Tensor:
+def four_paths(v: Tensor, delta: Tensor, short: Tensor, long: Tensor) -> list[Tensor]:
     """As the published winners write it."""
     channels_first = v.flatten(2).mT
-    paths = [delta, v]
-    for taps in (long, short):
+    filtered = []
+    for taps in (short, long):
         padded = F.pad(channels_first, (taps.shape[2] - 1, 0))
-        filtered = F.conv1d(padded, taps.flatten(0, 1).unsqueeze(1), groups=padded.shape[1])
-        paths.insert(0, filtered.mT.unflatten(2, v.shape[2:]))
-    mixed = (torch.stack(paths, dim=3) * weights.unsqueeze(-1)).sum(3)
+        convolved = F.conv1d(padded, taps.flatten(0, 1).unsqueeze(1), groups=padded.shape[1])
+        filtered.append(convolved.mT.unflatten(2, v.shape[2:]))
+    return [*filtered, delta, v]
+
+
+def eager(v: Tensor, delta: Tensor, weights: Tensor, short: Tensor, long: Tensor, norm_weight: Tensor) -> Tensor:
+    mixed = (torch.stack(four_paths(v, delta, short, long), dim=3) * weights.unsqueeze(-1)).sum(3)
     return F.rms_norm(mixed, (v.shape[3],), norm_weight, EPS)
+
+
+def eager_statistics(v: Tensor, delta: Tensor, short: Tensor, long: Tensor) -> tuple[Tensor, ...]:
+    paths = four_paths(v, delta, short, long)
+    pairs = [torch.var_mean(path, dim=-1, correction=0) for path in paths]
+    mean_abs = torch.stack([path.abs().mean(-1) for path in paths], -1)
+    return torch.stack([mean for _, mean in pairs], -1), torch.stack([var for var, _ in pairs], -1), mean_abs
 
 
 def on_bank(operator: Callable[..., Tensor]) -> Function:
     def call(v: Tensor, delta: Tensor, weights: Tensor, short: Tensor, long: Tensor, norm_weight: Tensor) -> Tensor:
         return operator(v, [short, long], [delta], weights, norm_weight, eps=EPS)
+
+    return call
+
+
+def statistics_on_bank(operator: Callable[..., PathStatistics]) -> Function:
+    def call(v: Tensor, delta: Tensor, short: Tensor, long: Tensor) -> tuple[Tensor, ...]:
+        found = operator(v, [short, long], [delta])
+        return found.mean, found.variance, found.mean_abs
 
     return call
 
@@ -74,4 +97,39 @@ def row(*, shape: tuple[int, int, int, int], taps: tuple[int, int]) -> KernelRow
     )
 
 
-ROWS = (row(shape=(32, 2048, 8, 32), taps=(3, 31)), row(shape=(32, 2048, 8, 32), taps=(3, 64)))
+def statistics_inputs(device: torch.device, *, shape: tuple[int, int, int, int], taps: tuple[int, int]) -> Inputs:
+    drawn = inputs(device, shape=shape, taps=taps)
+    return {name: drawn[name] for name in ("v", "delta", "short", "long")}
+
+
+def statistics_row(*, shape: tuple[int, int, int, int], taps: tuple[int, int]) -> KernelRow:
+    B, T, H, V = shape
+    one_pass, numbers = 2.0 * B * T * H * V, 4.0 * B * T * H * 4 * 3
+    by_taps = 2.0 * B * T * H * V * sum(taps)
+    return KernelRow(
+        name="fir_mix statistics",
+        shape=f"B{B} T{T} H{H} D{V}, {taps[0]} and {taps[1]} taps",
+        dtype=torch.bfloat16,
+        make_inputs=partial(statistics_inputs, shape=shape, taps=taps),
+        gradients=("v", "delta", "short", "long"),
+        reference=statistics_on_bank(path_statistics_naive),
+        variants=(
+            Variant(name="ours", make=lambda: statistics_on_bank(path_statistics)),
+            Variant(name="eager", make=lambda: eager_statistics),
+            Variant(name="compile", make=compiled(eager_statistics)),
+        ),
+        # forward reads two paths and writes the numbers; backward reads both and writes two gradients
+        work={
+            "forward": Work(bytes=2 * one_pass + numbers, vector_flops=by_taps),
+            "both": Work(bytes=6 * one_pass + 2 * numbers, vector_flops=3 * by_taps),
+        },
+        tolerance=2e-2,
+    )
+
+
+WINNER = (32, 2048, 8, 32)
+ROWS = (
+    row(shape=WINNER, taps=(3, 31)),
+    row(shape=WINNER, taps=(3, 64)),
+    statistics_row(shape=WINNER, taps=(3, 31)),
+)
