@@ -55,6 +55,7 @@ from kernels.linear_cross_entropy.naive import IGNORED
 PROGRESS_EVERY_S = 0.5
 RECALL_WARMUP_SHARE = 0.1
 RECALL_CLIP_NORM = 1.0
+MEASURED_LOGITS = 1 << 30  # 4 GB in float32
 
 
 class _TamperedError(Exception):
@@ -194,8 +195,7 @@ def _measure(folder: TaskFolder, inputs: _Inputs, model: LanguageModel) -> None:
     """Leave what the trained model says of the held-out windows."""
     order = inputs.order
     before = measure.state_sha256(model)
-    batch_size = order.stage.micro_batch or order.stage.batch_size
-    write_array(folder.heldout_nll, measure.token_nll(model, inputs.windows, batch_size=batch_size))
+    write_array(folder.heldout_nll, measure.token_nll(model, inputs.windows, batch_size=_measured_at_once(order)))
     positions = np.asarray(order.prefix_positions, dtype=np.int64)
     write_array(folder.prefix_nll, measure.prefix_nll(model, inputs.windows, positions))
     if measure.state_sha256(model) != before:
@@ -263,6 +263,12 @@ def _text_recipe(order: Order) -> Recipe:
         seed=derive_seed(order.seed, "language_model"),
         checkpoint_every_s=stage.checkpoint_every_s,
     )
+
+
+def _measured_at_once(order: Order) -> int:
+    """Sequences whose logits are held together, when the model is measured."""
+    fitting = MEASURED_LOGITS // (order.stage.seq_len * order.vocab)
+    return max(1, min(order.stage.micro_batch or order.stage.batch_size, fitting))
 
 
 def _numerics(stage: Stage) -> Numerics:

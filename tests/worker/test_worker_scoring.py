@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from arch_search.config import Stage
+from arch_search.settings import load_config
+from arch_search.worker import child
 from arch_search.worker.folder import ChildResult, TaskFolder, write_array, write_message
 from arch_search.worker.scoring import Questions, read_result, score
 from cognition_db.records import Certificate, Outcome
@@ -65,6 +68,16 @@ def test_without_the_recall_probe_no_answers_are_read_and_none_are_scored(folder
     scored = score(RESULT, folder, replace(QUESTIONS, recall_answers=None))
     assert scored == replace(probed, scores=probed.scores[1:])
     assert probed.scores[0].name == "recall_accuracy"
+
+
+@pytest.mark.parametrize(
+    "stage, vocab, sequences", [("laptop", 256, 8), ("explore", 50_257, 10), ("verify", 50_257, 4)]
+)
+def test_a_model_is_measured_by_as_many_sequences_as_four_gb_of_logits_allow(
+    stage: str, vocab: int, sequences: int
+) -> None:
+    order = SimpleNamespace(stage=load_config([f"stage={stage}"]).stage, vocab=vocab)
+    assert child._measured_at_once(order) == sequences
 
 
 def test_the_speed_of_a_step_has_the_unit_of_its_clock(folder: TaskFolder) -> None:
