@@ -12,8 +12,8 @@ tokens has C / D of one, its state D / C:
 
 At B32 T2048 H8 D32 in bfloat16 (a tensor is 33.6 MB) the forward pass moves 7 tensors (8 where states are kept for the
 backward pass) and its floor is 4; with the backward pass it is 23, and the floor 11. By these bytes alone it can come
-to 1.8 and 2.1 times the floor. Multiplications: per token and head about 2 (4 K V + 2 C (K + V)) FLOP forward, 7.5
-GFLOP in all and 20 GFLOP backward: bound by bandwidth.
+to 1.8 and 2.1 times the floor. Multiplications: per token and head 2 (3 K V + 2 C (K + V)) FLOP forward, 7.5 GFLOP
+in all and 25 GFLOP backward: bound by bandwidth.
 
 Why so: the walk over chunks is serial, and 256 heads give a GPU of 132 multiprocessors two programs each, so what one
 chunk waits for decides. The inverse, the longest chain, does not need the state and runs for all chunks before; so do

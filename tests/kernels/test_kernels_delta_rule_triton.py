@@ -85,6 +85,17 @@ def test_batch_rows_scale_and_heads_of_unequal_width() -> None:
     assert_same(given, scale=0.3)
 
 
+def test_queries_and_keys_may_be_wider_numbers_than_values_as_autocast_leaves_them() -> None:
+    given = inputs(CHUNK + 1, 32, torch.float32, gated=True)
+    given["v"] = given["v"].bfloat16()
+    found, like = (values(kernel(True), x) for x in (given, {name: x.bfloat16() for name, x in given.items()}))
+    assert {name: x.dtype for name, x in found.items()} == {"output": torch.bfloat16} | {
+        name: x.dtype for name, x in given.items()
+    }
+    for name, one in like.items():
+        assert (found[name].float() - one.float()).norm() <= TOLERANCE[torch.bfloat16] * one.float().norm(), name
+
+
 @pytest.mark.parametrize("decay", [0.0, 100.0])
 def test_no_decay_and_total_forgetting_within_a_chunk(decay: float) -> None:
     found = assert_same(inputs(CHUNK + 5, 32, torch.float32, gated=True, decay=decay))

@@ -45,7 +45,7 @@ def row(*, B: int, T: int, H: int, D: int, gated: bool) -> KernelRow:
     ours: Callable[..., Tensor] = gated_delta_rule if gated else delta_rule
     eager: Callable[..., Any] = gated_delta_rule_chunk if gated else delta_rule_chunk
     tokens, per_token = B * T * H, 2.0 * (2 if gated else 1)
-    product = 2.0 * tokens * (4 * D * D + 4 * CHUNK * D)
+    product = 2.0 * tokens * (3 * D * D + 4 * CHUNK * D)
     return KernelRow(
         name="gated_delta_rule" if gated else "delta_rule",
         shape=f"B{B} T{T} H{H} D{D}",
