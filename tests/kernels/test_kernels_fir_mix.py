@@ -275,16 +275,28 @@ def test_the_statistics_are_refused_on_the_same_terms() -> None:
         path_statistics_triton(**statistics_inputs_of(Case(T=4, taps=(129,))))
 
 
-@pytest.mark.parametrize("case", [Case(T=4, taps=(3, 129)), Case(T=4, taps=())], ids=str)
-def test_the_dispatcher_takes_the_plain_path_where_the_kernel_refuses_and_says_why(case: Case) -> None:
-    inputs = mapped(inputs_of(case), lambda x: x.cpu())
+def test_on_a_cpu_the_dispatcher_takes_the_plain_path_and_says_why() -> None:
+    inputs = mapped(inputs_of(Case(T=4, taps=(3,))), lambda x: x.cpu())
     with recorded_choices() as choices:
         output = fir_mix(**inputs)
-        found = path_statistics(inputs["v"], inputs["filters"], inputs["paths"])
     reason = "tensor on cpu, the Triton kernel supports cuda"
     assert choices == [Choice(operator="fir_mix", path="chunk", reason=reason)]
     assert output.equal(fir_mix_chunk(**inputs))
-    assert found.mean.equal(path_statistics_chunk(inputs["v"], inputs["filters"], inputs["paths"]).mean)
+
+
+@pytest.mark.parametrize(
+    ("taps", "path", "reason"),
+    [((3,), "triton", ""), ((3, 129), "chunk", "129 taps, the Triton kernel supports 1 to 128")],
+)
+def test_where_triton_runs_the_dispatcher_takes_it_unless_the_kernel_refuses(
+    monkeypatch: pytest.MonkeyPatch, taps: tuple[int, ...], path: str, reason: str
+) -> None:
+    monkeypatch.setattr("kernels.fir_mix.fast.triton_refusal", lambda *tensors: "")  # the interpreter stands in
+    case = Case(T=4, taps=taps)
+    with recorded_choices() as choices:
+        assert_same(fir_mix, fir_mix_naive, inputs_of(case))
+        assert_same(statistics(path_statistics), statistics(path_statistics_naive), statistics_inputs_of(case))
+    assert choices == [Choice(operator="fir_mix", path=path, reason=reason)]
 
 
 @pytest.mark.parametrize(
