@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument(
         "--now", action="store_true", help="ask Slurm, at most once per slurm.poll_s, and read every file"
     )
-    show.add_argument("id", help="candidate id, its first digits, its name, or a slot as g2/s3")
+    show.add_argument("id", help="candidate id, its first digits, its name, a slot as g2/s3, or toolbox")
     show.add_argument("--calls", action="store_true", help="every call of the language model behind it, as text")
 
     check = command("check", "run every admission check on one program; exit 1 if refused", "my_mixer.py")

@@ -65,6 +65,7 @@ class Campaign:
     repair_stop_share: Fraction  # repair is switched off when, after repair_min_tries, fewer succeed
     repair_min_tries: PositiveInt
     attempts_per_task: PositiveInt
+    toolbox_growth: Count  # primitives from its own free code that may enter the toolbox; 0: it stays as it is
     max_gpu_hours: Positive | None  # hard stop: nothing is submitted beyond it; null: no limit
 
 

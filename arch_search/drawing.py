@@ -14,6 +14,7 @@ from arch_search.domains import Domain, domain_named
 from arch_search.generation import OpenSlots, SlotPlan, rungs_up_to, slot_plans
 from arch_search.proposals import rungs
 from arch_search.proposals.assignment import Assignment, Draft
+from arch_search.proposals.registry import BUILT_IN, Toolbox
 from arch_search.protocols import ModelReply
 from arch_search.selection import ladder, policies
 from arch_search.selection.lineages import second_parent
@@ -144,6 +145,7 @@ def draw(
     choices: Sequence[ParentChoice],
     reference: Candidate | None,
     steering: Steering,
+    toolbox: Toolbox,
 ) -> Drawn:
     """Draw try `attempt` at a slot of generation `number`; `choices` are those of `parent_choices`."""
     entropy = np.random.SeedSequence([config.campaign.seed, number, plan.slot, attempt])
@@ -155,30 +157,33 @@ def draw(
     first = attempt * len(slot_plans(config)) + plan.slot
     choice, pin = ParentChoice(parent=reference, references=()), None
     if plan.arm != "best_of_n":
-        own = _own((*choices[first:], *choices[:first]), plan, steering, reference) or choice
+        own = _own((*choices[first:], *choices[:first]), plan, steering, reference, toolbox) or choice
         candidates = (*contents.candidates, reference)
-        choice, pin = pinned(own, plan, attempt, steering, candidates=candidates, reference=reference)
+        choice, pin = pinned(own, plan, attempt, steering, candidates=candidates, reference=reference, toolbox=toolbox)
     words = steering.words(plan.arm, plan.drawn_rung, slot=plan.slot, pin=pin)
     if not plan.asks_model:
         following = (*choices[first + 1 :], *choices[: first + 1])
-        partner = second_parent(choice.parent, following, contents) if plan.rung == "crossover" else None
+        partner = second_parent(choice.parent, following, contents, toolbox) if plan.rung == "crossover" else None
         return Drawn(plan, attempt, seed, choice.parent, None, partner, words)
     rng = np.random.default_rng(seed)
-    # the control knows nothing of what was measured
+    # the control knows nothing of what was measured, nor of what grew from it
+    usable = toolbox if plan.arm == "evolve" else BUILT_IN
     seen = _observed_of(choice.parent, contents, reference, config.selection.metric) if plan.arm == "evolve" else ""
     domain = domain_named(config.domain.name)
     useful = set(domain.insight_tags)
     insights = [insight for insight in load_insights() if useful & set(insight.tags)]
-    assignment = _assignment(plan, choice, insights, observed=seen, steering=steering, domain=domain, rng=rng)
+    assignment = _assignment(
+        plan, choice, insights, observed=seen, steering=steering, domain=domain, toolbox=usable, rng=rng
+    )
     return Drawn(plan, attempt, seed, choice.parent, assignment, steering=words)
 
 
 def _own(
-    in_turn: Sequence[ParentChoice], plan: SlotPlan, steering: Steering, reference: Candidate
+    in_turn: Sequence[ParentChoice], plan: SlotPlan, steering: Steering, reference: Candidate, toolbox: Toolbox
 ) -> ParentChoice | None:
     """The first of these parents that the slot's rung can change."""
     banned = steering.banned_families
-    return next((one for one in in_turn if has_place(plan.drawn_rung, one.parent, reference, banned)), None)
+    return next((one for one in in_turn if has_place(plan.drawn_rung, one.parent, reference, banned, toolbox)), None)
 
 
 def _assignment(
@@ -189,12 +194,14 @@ def _assignment(
     observed: str,
     steering: Steering,
     domain: Domain,
+    toolbox: Toolbox,
     rng: np.random.Generator,
 ) -> Assignment:
     """The place of the change and the idea: one by hand, where there is one for this slot, else an insight."""
     method, rung = "", plan.drawn_rung
     if rung in ("grammar_edit", "method_splice"):
-        methods = [one for one in rungs.methods_for(rung, choice.parent) if one not in steering.banned_families]
+        possible = rungs.methods_for(rung, choice.parent, toolbox)
+        methods = [one for one in possible if one not in steering.banned_families]
         method = methods[int(rng.integers(len(methods)))]
     insight = _insight(insights, rungs.insight_tags(rung, method), observed, rng)
     idea = steering.idea_of(plan.slot)
@@ -206,6 +213,7 @@ def _assignment(
         plan=idea.text if idea else "",
         references=choice.references,
         class_name=domain.contract.class_name,
+        toolbox=toolbox,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from arch_search.admitting import Admitter
 from arch_search.agents.call_log import CallLog
 from arch_search.campaign import Campaign
 from arch_search.closing import close_generation, merge_generation
@@ -15,6 +16,7 @@ from arch_search.compacting import compact
 from arch_search.dispatch import Dispatcher
 from arch_search.errors import CampaignError, CampaignPausedError, ReplyPendingError
 from arch_search.generation import OpenSlots, admitted, open_slots, read_steering, read_tries
+from arch_search.growing import grow
 from arch_search.launching import make_launcher, preflight
 from arch_search.lease import Lease
 from arch_search.model_access import ModelAccess
@@ -268,6 +270,8 @@ class Driver:
         evaluations = self._merged(number)
         if evaluations is None:
             return
+        admitter = Admitter(self.campaign, self._launcher, self.require_going)
+        grow(self.campaign, number, evaluations, reference=self.reference(), admitter=admitter, say=self._say)
         place_prompts(self.campaign, number)
         client = self.model.client if self.model.is_asked else None
         close_generation(

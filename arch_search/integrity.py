@@ -19,8 +19,10 @@ from arch_search.generation import (
     rounds_of,
     shards_of,
 )
+from arch_search.growing import GROWN, read_growth
 from arch_search.opening import FIXED
 from arch_search.paths import GenerationPaths
+from arch_search.proposals.fingerprint import grown_name
 from arch_search.repeating import hidden_seeds
 from arch_search.steering_files import read_requests
 from cognition_db.experience import archive, fsck
@@ -67,6 +69,8 @@ def _acknowledged(campaign: Campaign, entries: tuple[Entry, ...]) -> Iterator[Pr
             path = paths.repeats
         elif entry.kind == FIXED:
             path = paths.steering
+        elif entry.kind == GROWN:
+            path = paths.toolbox
         else:
             continue
         if not path.exists():
@@ -91,6 +95,7 @@ def _closed_generation(
         yield Problem(where=str(paths.slots), what="the generation is closed but a slot is not decided")
     ids = {candidate.id for candidate in admitted(tries)}
     yield from _repeats(campaign, paths, ids, secret)
+    yield from _growth(campaign, paths, number, ids)
     kept = {one.task.key: one for one in contents.evaluations if one.task.candidate_id in ids and _of(one.unit, number)}
     try:
         with shards_folder(paths) as folder:
@@ -153,6 +158,20 @@ def _repeats(campaign: Campaign, paths: GenerationPaths, ids: set[str], secret: 
         yield Problem(where=str(paths.repeats), what="names a program that is none of this generation")
     if secret and repeats.seeds != hidden_seeds(campaign):
         yield Problem(where=str(paths.repeats), what="its seeds do not follow from the secret of the campaign")
+
+
+def _growth(campaign: Campaign, paths: GenerationPaths, number: int, ids: set[str]) -> Iterator[Problem]:
+    """What entered the toolbox came from this generation's own programs, under the name that follows from its text."""
+    if not number or not campaign.config.campaign.toolbox_growth:
+        return
+    if not paths.toolbox.exists():
+        yield Problem(where=str(paths.toolbox), what="is not there, and the generation is closed")
+        return
+    for offer in read_growth(paths).offers:
+        if offer.candidate_id not in ids:
+            yield Problem(where=str(paths.toolbox), what="names a program that is none of this generation")
+        if offer.name and offer.name != grown_name(offer.source):
+            yield Problem(where=str(paths.toolbox), what=f"{offer.name} is not the name of its source")
 
 
 def _of(unit: str, number: int) -> bool:

@@ -13,6 +13,7 @@ from arch_search.campaign import Campaign
 from arch_search.config import Config
 from arch_search.errors import CampaignError
 from arch_search.generation import read_steering, read_tries, searched_rungs, slot_plans
+from arch_search.proposals.registry import BUILT_IN
 from arch_search.steered import REWORKING, has_place
 from arch_search.steering import Steering, given, standing
 from arch_search.steering_files import read_requests, used_gifts
@@ -53,11 +54,12 @@ def fixed_steering(campaign: Campaign, number: int, reference: Candidate) -> Ste
 
 def closed_rungs(config: Config, steering: Steering, reference: Candidate) -> tuple[str, ...]:
     """Rungs of this campaign that are banned, or on which nothing is left to change in the reference."""
-    banned = {ban.subject for ban in steering.bans if ban.of == "rung"}
+    banned_rungs = {ban.subject for ban in steering.bans if ban.of == "rung"}
+    banned = steering.banned_families
     rungs = searched_rungs(config)
     # the other two rungs start from programs of the search, which the reference says nothing about
-    stuck = {rung for rung in rungs - REWORKING if not has_place(rung, reference, reference, steering.banned_families)}
-    return tuple(sorted(rungs & (banned | stuck)))
+    stuck = {rung for rung in rungs - REWORKING if not has_place(rung, reference, reference, banned, BUILT_IN)}
+    return tuple(sorted(rungs & (banned_rungs | stuck)))
 
 
 def _decided(campaign: Campaign, number: int, reference: Candidate) -> Steering:

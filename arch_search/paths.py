@@ -31,6 +31,7 @@ class CampaignPaths:
     gen-0001/submission-001.json  intent, then job ids and what each element holds
     gen-0001/repeats.json       who is trained again, and with which hidden seeds; written once all others were
     gen-0001/summaries.json  what was learned so far, of the campaign and of the lineages that grew
+    gen-0001/toolbox.json    what its programs offered to the toolbox, and what entered it
     gen-0001/canaries.json   marks of the Judge for two known programs
     gen-0001/spent.json      hours its units used; written when the generation is closed
     gen-0001/units/<unit>/      working files of one unit: lock, progress, checkpoints
@@ -192,6 +193,10 @@ class GenerationPaths:
     @property
     def summaries(self) -> Path:
         return self.root / "summaries.json"
+
+    @property
+    def toolbox(self) -> Path:
+        return self.root / "toolbox.json"
 
     @property
     def canaries(self) -> Path:

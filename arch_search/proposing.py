@@ -27,11 +27,13 @@ from arch_search.generation import (
     read_tries,
     slot_plans,
 )
+from arch_search.growing import toolbox_before
 from arch_search.memory import Known, distinct, is_ours, repeated_failure
 from arch_search.past import Past, informed, outcomes
 from arch_search.proposals import placebo, rungs
 from arch_search.proposals.assignment import Draft
 from arch_search.proposals.fingerprint import normal_form_or_empty
+from arch_search.proposals.registry import BUILT_IN
 from arch_search.protocols import ModelClient
 from arch_search.repairing import Repairer
 from arch_search.reviewing import Reviewer
@@ -80,6 +82,7 @@ class Proposer:
         self._config = campaign.config
         self._steering = steering
         self._reference: Candidate | None = None
+        self._toolbox = BUILT_IN
         self._domain = domain_named(campaign.config.domain.name)
         self._client = client
         self._calls = calls
@@ -93,6 +96,7 @@ class Proposer:
         """Fill every slot of generation `number`; returns when none wants another try."""
         paths = self._campaign.generation(number)
         self._reference = reference
+        self._toolbox = toolbox_before(self._campaign, number)
         choices = parent_choices(
             number, config=self._config, contents=contents, reference=reference, steering=self._steering
         )
@@ -133,6 +137,7 @@ class Proposer:
                 choices=choices,
                 reference=reference,
                 steering=steering,
+                toolbox=self._toolbox,
             )
             for plan, attempt in known
         ]
@@ -157,7 +162,9 @@ class Proposer:
         try:
             if drawn.assignment is None:
                 banned = self._steering.banned_families
-                return Written(drawn, draft_without_model(drawn, drawn.parent, reference, banned), None, None)
+                return Written(
+                    drawn, draft_without_model(drawn, drawn.parent, reference, banned, self._toolbox), None, None
+                )
             return writer.write(number, drawn, drawn.assignment)
         except ProposalError as error:
             return Written(drawn, None, None, refusal("program", error))
@@ -373,7 +380,7 @@ def require_domain(config: Config) -> None:
                 )
     for slot in slot_plans(config):
         highest, name = slot.rung or config.roles.highest_rung, slot.rung or "ladder"
-        if highest in rungs.TOOLBOX_RUNGS and not rungs.editable_methods(domain.seed_program):
+        if highest in rungs.TOOLBOX_RUNGS and not rungs.editable_methods(domain.seed_program, BUILT_IN):
             raise ConfigError(
                 f"campaign.slots.{name} needs the toolbox, of which domain {domain.name} has no program; "
                 "set it to 0 and use method_splice and whole_module"

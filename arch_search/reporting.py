@@ -20,6 +20,7 @@ from arch_search.budget import spent
 from arch_search.campaign import Campaign
 from arch_search.dispatch import Dispatcher
 from arch_search.generation import admitted, is_reference, read_record, read_tries, recorded_packs
+from arch_search.growing import growths_before
 from arch_search.judging import judge_record
 from arch_search.progress import acknowledged, best_in_words, read_results, seconds_left, trainings_done
 from arch_search.selection.agreement import agreement_in, judge_weight
@@ -104,6 +105,7 @@ def report_facts(campaign: Campaign, contents: ArchiveContents, calls: CallLog) 
         calls=role_calls(calls),
         budget=spent(campaign),
         opinions=opinions_now(campaign, contents),
+        growths=growths_before(campaign, closed),
         versions=campaign.versions,
         started_unix=campaign.started_unix,
         finished_unix=_last_write(campaign) if campaign.is_finished() else None,

@@ -54,6 +54,7 @@ _NEUTRAL = {
     "selection.judge_weight_measured": True,
     "domain.name": "linear_attention",
     "stage.operators": "as_written",
+    "campaign.toolbox_growth": 0,
     "roles.summariser_enabled": False,
     "roles.summariser.temperature": 0.3,
     "roles.summariser.top_p": 0.95,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from arch_search.generation import SlotPlan
 from arch_search.proposals import rungs
 from arch_search.proposals.assignment import Draft
-from arch_search.proposals.registry import MIX
+from arch_search.proposals.registry import BUILT_IN, MIX, Toolbox
 from arch_search.proposals.rendering import is_toolbox_program
 from arch_search.selection.families import FREE, family_of
 from arch_search.selection.pool import ParentChoice
@@ -35,19 +35,19 @@ def banned_change(steering: Steering, program: str, reference: Candidate) -> Ban
     return next((ban for ban in steering.bans if ban.of == "family" and ban.subject in family), None)
 
 
-def has_place(rung: Rung, parent: Candidate, reference: Candidate, banned: frozenset[str]) -> bool:
+def has_place(rung: Rung, parent: Candidate, reference: Candidate, banned: frozenset[str], toolbox: Toolbox) -> bool:
     """Whether a proposal on this rung has something to change in the parent that is of no banned family."""
     if rung == "mutation":
         # free code has few random changes that mean something; it is changed where there is nothing else
-        hooks = rungs.editable_methods(parent.program)
-        is_free = FREE not in banned and not rungs.editable_methods(reference.program)
+        hooks = rungs.editable_methods(parent.program, toolbox)
+        is_free = FREE not in banned and not rungs.editable_methods(reference.program, BUILT_IN)
         return bool(set(hooks) - banned) if hooks else is_free
     if rung in REWORKING:
-        return parent.arm != "baseline" and is_toolbox_program(parent.program)
-    if rung not in rungs.rungs_for(parent):
+        return parent.arm != "baseline" and is_toolbox_program(parent.program, toolbox)
+    if rung not in rungs.rungs_for(parent, toolbox):
         return False
     if rung in ("grammar_edit", "method_splice"):
-        return bool(set(rungs.methods_for(rung, parent)) - banned)
+        return bool(set(rungs.methods_for(rung, parent, toolbox)) - banned)
     return (FREE if rung == "whole_module" else MIX.name) not in banned
 
 
@@ -74,11 +74,12 @@ def pinned(
     *,
     candidates: Sequence[Candidate],
     reference: Candidate,
+    toolbox: Toolbox,
 ) -> tuple[ParentChoice, Pin | None]:
     """The pinned parent and the pin, where one holds for this try and its rung can change it."""
     pin = steering.pin_of(plan.slot, attempt)
     parent = next((one for one in candidates if pin and one.id == pin.candidate), None)
-    if parent is None or not has_place(plan.drawn_rung, parent, reference, steering.banned_families):
+    if parent is None or not has_place(plan.drawn_rung, parent, reference, steering.banned_families, toolbox):
         return choice, None
     others = tuple(one for one in choice.references if one.id != parent.id)
     return ParentChoice(parent=parent, references=others), pin

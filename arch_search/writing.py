@@ -23,7 +23,7 @@ from arch_search.errors import ProposalError, ReplyError
 from arch_search.proposals import crossover, mutation, rungs, simplify
 from arch_search.proposals.assignment import Assignment, Draft, Section
 from arch_search.proposals.difference import changed_definitions
-from arch_search.proposals.registry import BY_HOOK
+from arch_search.proposals.registry import BY_HOOK, Toolbox
 from arch_search.protocols import ModelClient
 from arch_search.summarising import summary_before
 from cognition_db.experience.archive import ArchiveContents
@@ -32,19 +32,21 @@ from cognition_db.records import Candidate, SlotTry, Writing
 _RECENT = 8  # programs made from a parent that its Planner is shown, the last first
 
 
-def draft_without_model(drawn: Drawn, parent: Candidate, reference: Candidate, banned: Container[str] = ()) -> Draft:
+def draft_without_model(
+    drawn: Drawn, parent: Candidate, reference: Candidate, banned: Container[str], toolbox: Toolbox
+) -> Draft:
     """The program of a rung that asks no model; raises ProposalError where it has nothing to do."""
     rng = np.random.default_rng(drawn.seed)
     if drawn.plan.rung == "mutation":
-        return mutation.mutate(parent, rng, banned=banned)
+        return mutation.mutate(parent, rng, toolbox, banned=banned)
     if drawn.plan.rung == "simplify":
-        return simplify.simplify(parent, reference, rng)
+        return simplify.simplify(parent, reference, rng, toolbox)
     if drawn.partner is None:
         raise ProposalError(
             f"parent {parent.id} has nobody to be crossed with: no other program that was chosen as a parent is built "
             "on the toolbox and differs from it in two or more hooks"
         )
-    return crossover.cross(parent, drawn.partner, reference, rng)
+    return crossover.cross(parent, drawn.partner, reference, rng, toolbox)
 
 
 class Writer:

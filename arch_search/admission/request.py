@@ -49,6 +49,41 @@ class ChildReport:
         return replace(self, doing=printable(self.doing), class_name=printable(self.class_name), verdicts=verdicts)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PieceRequest:
+    """Functions of one program to watch at work, each by place, the argument that matters and its text by layout.
+
+    `calls` are calls of every known primitive on a vector v, `grown` the functions that not all programs have.
+    """
+
+    class_name: str
+    default_class: str
+    d_model: int
+    n_heads: int
+    places: tuple[str, ...]
+    arguments: tuple[str, ...]
+    sources: tuple[dict[str, str], ...]
+    calls: tuple[str, ...]
+    grown: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PieceSeen:
+    """`layout` is empty where the function did not turn a tensor of tokens into another of the same layout."""
+
+    layout: str = ""
+    reads_past: bool = False
+    nearest: str = ""  # the call of a known primitive that is most like it
+    distance: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PieceReport:
+    """One answer per place of the request."""
+
+    seen: tuple[PieceSeen, ...]
+
+
 def printable(text: str) -> str:
     """Escapes what could move a terminal's cursor or turn its text."""
     return "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in text)

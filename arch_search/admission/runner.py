@@ -19,6 +19,9 @@ from arch_search.admission.request import (
     REPORT_FILE,
     REQUEST_FILE,
     ChildReport,
+    PieceReport,
+    PieceRequest,
+    PieceSeen,
     Request,
 )
 from arch_search.config import Admission, Jail, Stage
@@ -124,6 +127,38 @@ def admit(order: AdmissionOrder, *, workdir: Path, python: str = sys.executable)
         seconds=result.wall_s,
         rung=result.rung,
     )
+
+
+def watch_pieces(
+    program: str, request: PieceRequest, *, settings: Admission, jail: Jail, workdir: Path, python: str = sys.executable
+) -> tuple[PieceSeen, ...]:
+    """What was seen of each function of the request at work; of all nothing where the child left no usable answer."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="watch-", dir=workdir))
+    try:
+        (folder / PROGRAM_FILE).write_text(program)
+        (folder / REQUEST_FILE).write_text(json.dumps(to_json(request)))
+        _run(
+            ["-m", "arch_search.admission.pieces", str(folder.resolve())],
+            folder=folder,
+            settings=settings,
+            jail=jail,
+            python=python,
+        )
+        seen = _read_seen(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    known = {"", "v", *request.calls}
+    sound = all(math.isfinite(one.distance) and one.nearest in known for one in seen)
+    return seen if sound and len(seen) == len(request.places) else (PieceSeen(),) * len(request.places)
+
+
+def _read_seen(folder: Path) -> tuple[PieceSeen, ...]:
+    try:
+        data = json.loads(read_from_jail(folder, REPORT_FILE, max_bytes=MAX_REPORT_BYTES))
+        return from_json(PieceReport, data).seen
+    except (JailError, ValueError, RecursionError):
+        return ()
 
 
 def _examined(

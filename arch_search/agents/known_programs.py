@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from arch_search.domains import Domain
 from arch_search.proposals import splice
+from arch_search.proposals.registry import BUILT_IN
 from arch_search.proposals.rendering import is_toolbox_program, render
 
 _Methods = dict[str, tuple[str, ...]]
@@ -75,7 +76,8 @@ def _file(path: Path | None) -> _File:
 
 def _program(domain: Domain, methods: _Methods) -> str:
     program = domain.seed_program
+    is_rendered = is_toolbox_program(program, BUILT_IN)
     for name, lines in methods.items():
         program = splice.put_method(program, domain.contract.class_name, name, "\n".join(lines))
     # the pieces of the toolbox that the new methods call are copied in
-    return render(program, "A variant of the reference.") if is_toolbox_program(domain.seed_program) else program
+    return render(program, "A variant of the reference.", BUILT_IN) if is_rendered else program

@@ -12,7 +12,7 @@ from arch_search.analysis.arms import OverParents, Share, share_of
 from arch_search.analysis.rates import rates
 from arch_search.errors import ProposalError
 from arch_search.proposals import splice
-from arch_search.proposals.registry import BY_HOOK
+from arch_search.proposals.registry import BUILT_IN, BY_HOOK, Toolbox
 from arch_search.proposals.rendering import MIXER, is_toolbox_program
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import SlotTry
@@ -39,7 +39,7 @@ class Reach:
 
 
 def reaches(
-    contents: ArchiveContents, *, reference_id: str, parents: OverParents, confidence: float
+    contents: ArchiveContents, *, reference_id: str, parents: OverParents, confidence: float, toolbox: Toolbox
 ) -> tuple[Reach, ...]:
     """One row per rung in the order of their first proposal, and last one of all; nothing before the first."""
     tries = [one for one in contents.tries if one.proposal.arm not in _GIVEN]
@@ -52,7 +52,7 @@ def reaches(
     if len(groups) > 1:
         groups["all"] = tries
     return tuple(
-        _reach(label, group, reference, parents=parents, seconds=seconds, confidence=confidence)
+        _reach(label, group, reference, parents=parents, seconds=seconds, confidence=confidence, toolbox=toolbox)
         for label, group in groups.items()
     )
 
@@ -65,13 +65,13 @@ def simpler(contents: ArchiveContents, *, parents: OverParents, confidence: floa
 
 
 @lru_cache(maxsize=4096)
-def is_outside(program: str, reference: str) -> bool:
-    """Whether a program is none that the hooks and primitives of the toolbox can express.
+def is_outside(program: str, reference: str, toolbox: Toolbox) -> bool:
+    """Whether a program is none that the hooks of the reference and primitives of the toolbox can express.
 
     It is not rendered from the toolbox, or its mixer differs from the reference's in more than its hooks. Raises
     ProposalError where it does not parse.
     """
-    return not is_toolbox_program(program) or not _own_methods(program) <= _own_methods(reference)
+    return not is_toolbox_program(program, toolbox) or not _own_methods(program) <= _own_methods(reference)
 
 
 def _own_methods(program: str) -> frozenset[str]:
@@ -88,6 +88,7 @@ def _reach(
     parents: OverParents,
     seconds: Mapping[str, Sequence[float]],
     confidence: float,
+    toolbox: Toolbox,
 ) -> Reach:
     candidates = [one.candidate for one in tries if one.candidate]
     compared = [parents[one.id] for one in candidates if one.id in parents]
@@ -98,7 +99,7 @@ def _reach(
         return math.fsum(values) / len(candidates) if candidates else math.nan
 
     def outside(programs: Sequence[str]) -> Share:
-        known = [found for one in programs if (found := _outside_or_none(one, reference)) is not None]
+        known = [found for one in programs if (found := _outside_or_none(one, reference, toolbox)) is not None]
         return share_of(sum(known), len(known), confidence)
 
     return Reach(
@@ -117,9 +118,9 @@ def _reach(
     )
 
 
-def _outside_or_none(program: str, reference: str) -> bool | None:
+def _outside_or_none(program: str, reference: str, toolbox: Toolbox) -> bool | None:
     """None where the question has no answer: the program does not parse, or the reference has no hooks either."""
     try:
-        return is_outside(program, reference) if is_toolbox_program(reference) else None
+        return is_outside(program, reference, toolbox) if is_toolbox_program(reference, BUILT_IN) else None
     except ProposalError:
         return None

@@ -22,6 +22,7 @@ from arch_search.analysis.reach import reaches, simpler
 from arch_search.analysis.statistics import Standing, judged_values, noise_of, standings, without_repeats
 from arch_search.analysis.summary import METRIC_WORDS, ReportFacts, comparisons, noise_bands, summary, typical_seeds
 from arch_search.clean_text import clean
+from arch_search.proposals.growth import toolbox_of
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.experience.files import write_atomic
 from cognition_db.records import WRITTEN_ARMS, Candidate, Certificate, Lesson
@@ -107,7 +108,14 @@ def render(contents: ArchiveContents, *, facts: ReportFacts) -> str:
             ),
             tree=family_tree(contents.candidates, rows, reference_id=facts.reference_id, noise_half_width=half_width),
             groups=_groups(before, first, parents, facts),
-            reaches=reaches(contents, reference_id=facts.reference_id, parents=parents, confidence=facts.confidence),
+            reaches=reaches(
+                contents,
+                reference_id=facts.reference_id,
+                parents=parents,
+                confidence=facts.confidence,
+                toolbox=toolbox_of(facts.growths),
+            ),
+            growths=[offer for growth in facts.growths for offer in growth.offers],
             simpler=simpler(contents, parents=parents, confidence=facts.confidence),
             origins=provenance(contents, rows, confidence=facts.confidence),
             opinions=opinion_sentences(facts.opinions) if facts.opinions else (),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from arch_search.analysis.by_hand import writing_of
 from arch_search.analysis.statistics import Standing, standings
 from arch_search.analysis.text import duration, interval, number, short, signed, sparkline
 from arch_search.clean_text import clean, one_line
 from arch_search.errors import CampaignError
+from arch_search.proposals.growth import Growth
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import Analysis, Candidate, Certificate, Evaluation
 
@@ -48,6 +50,19 @@ def show_text(
         f"Program (class {one_line(candidate.class_name)})\n\n{clean(candidate.program).rstrip()}\n",
     ]
     return "\n".join(section for section in sections if section)
+
+
+def growth_text(growths: Sequence[Growth]) -> str:
+    """What free code offered to the toolbox, generation by generation, and the source of what entered it."""
+    lines: list[str] = []
+    for generation, growth in enumerate(growths):
+        for one in growth.offers:
+            place = f" line {one.line}" if one.line else ""
+            gain = f"{signed(one.gain, 4)} {interval(one.low, one.high, 4)}".rstrip()
+            became = one_line(one.reason) or f"entered as {one.name}"
+            lines.append(f"generation {generation}: {one.candidate_id}{place} ({gain}): {became}")
+    sources = [one.source for growth in growths for one in growth.entered]
+    return "\n\n".join(["\n".join(lines) or "Nothing was offered to the toolbox.", *sources])
 
 
 def _head(candidate: Candidate, standing: Standing, metric: str) -> str:

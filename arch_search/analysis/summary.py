@@ -15,6 +15,7 @@ from arch_search.analysis.opinions import Opinions
 from arch_search.analysis.statistics import Standing
 from arch_search.analysis.text import count, interval, number, percent, short, signed
 from arch_search.clean_text import one_line
+from arch_search.proposals.growth import Growth
 from cognition_db.experience.archive import ArchiveContents
 
 METRIC_WORDS = {"recall_accuracy": "recall accuracy", "heldout_loss": "held-out loss"}
@@ -49,6 +50,7 @@ class ReportFacts:
     calls: tuple[RoleCalls, ...] = ()
     budget: Budget | None = None
     opinions: Opinions | None = None
+    growths: tuple[Growth, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     started_unix: float
     finished_unix: float | None = None

@@ -1,4 +1,4 @@
-"""`arch-search show`: all about one candidate, or the tries at one slot, and the model's calls behind them."""
+"""`arch-search show`: one candidate, the tries at one slot, the calls behind them, or what the toolbox was offered."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 from arch_search.agents.call_log import CallLog
 from arch_search.analysis.calls import calls_text, keys_of, slot_text
-from arch_search.analysis.show import find_candidate, show_text
+from arch_search.analysis.show import find_candidate, growth_text, show_text
 from arch_search.campaign import Campaign, open_campaign
 from arch_search.errors import CampaignError
+from arch_search.growing import growths_before
 from arch_search.reporting import everything_so_far, reference_id
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import SlotTry
@@ -22,6 +23,9 @@ _SLOT = re.compile(r"g(\d+)/s(\d+)")
 def run(options: argparse.Namespace) -> int:
     campaign = open_campaign(Path(options.dir))
     contents = everything_so_far(campaign)
+    if options.id == "toolbox":
+        print(growth_text(growths_before(campaign, campaign.generations_closed())))
+        return 0
     slot = _SLOT.fullmatch(options.id)
     if slot:
         tries = _tries_at(contents, int(slot[1]), int(slot[2]))

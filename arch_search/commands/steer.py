@@ -15,6 +15,7 @@ from arch_search.campaign import Campaign, open_campaign
 from arch_search.clean_text import one_line
 from arch_search.errors import CampaignError, ConfigError
 from arch_search.generation import read_steering, read_tries, searched_rungs, slot_plans
+from arch_search.growing import toolbox_before
 from arch_search.opening import closed_rungs
 from arch_search.proposals.registry import BY_HOOK
 from arch_search.reporting import everything_so_far, reference_id
@@ -138,7 +139,8 @@ def _of_pin(campaign: Campaign, options: argparse.Namespace) -> dict[str, Any]:
     closed = closed_rungs(campaign.config, known.held, known.reference)
     plans = [plan for plan in slot_plans(campaign.config) if plan.arm in PARENT_ARMS]
     rungs = {rung for plan in plans for rung in plan.rungs(campaign.config)} - set(closed)
-    if not any(has_place(rung, candidate, known.reference, known.held.banned_families) for rung in rungs):
+    toolbox = toolbox_before(campaign, campaign.generations_closed())
+    if not any(has_place(rung, candidate, known.reference, known.held.banned_families, toolbox) for rung in rungs):
         raise CampaignError(f"no rung of this campaign ({', '.join(sorted(rungs))}) can change {candidate.id}")
     return {"kind": "pin", "subject": candidate.id, "every": options.every}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from arch_search.proposals.registry import BUILT_IN, Toolbox
 from cognition_db.records import Candidate, Insight, Rung
 
 
@@ -19,6 +20,7 @@ class Assignment:
     learned: str = ""  # what was learned so far in the parent's lineage, in two sentences; for the free rungs
     references: tuple[Candidate, ...] = ()
     class_name: str = ""  # that a whole program is asked for; empty: the parent's
+    toolbox: Toolbox = BUILT_IN  # what it may use; the control has no history and so nothing that grew
     tried: tuple[str, ...] = ()  # what was already tried at this place and what came of it, a line each
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
@@ -11,6 +12,9 @@ from arch_search.proposals.canonical import Unordered, canonical
 from arch_search.proposals.own_names import Own, mark_own_names
 from arch_search.proposals.rendering import LEARNED, toolbox_sources
 from arch_search.proposals.splice import drop_words, parse
+from cognition_db.records import sha256_text
+
+_GROWN = re.compile(r"found_[0-9a-f]{8}")
 
 
 @lru_cache(maxsize=16_384)
@@ -46,8 +50,11 @@ def _form(tree: ast.Module) -> str:
 
 def _is_from_toolbox(node: ast.stmt) -> bool:
     functions, learned = toolbox_sources()
+    if isinstance(node, ast.FunctionDef) and _GROWN.fullmatch(node.name):
+        # the name of what grew follows from its text, so it stands for it
+        return node.name == grown_name(ast.unparse(node))
     if isinstance(node, ast.FunctionDef):
-        return node.name in functions and _form_of(ast.unparse(node)) == _form_of(functions[node.name])
+        return node.name in functions and definition_form(ast.unparse(node)) == definition_form(functions[node.name])
     if not isinstance(node, ast.ClassDef) or node.name != LEARNED:
         return False
     whole = _without_words(learned).body[0]
@@ -57,8 +64,18 @@ def _is_from_toolbox(node: ast.stmt) -> bool:
     return _head(node) == _head(whole) and len(kept) == len(node.body) and kept <= {ast.dump(one) for one in whole.body}
 
 
-@lru_cache(maxsize=64)
-def _form_of(definition: str) -> str:
+@lru_cache(maxsize=1024)
+def grown_name(definition: str) -> str:
+    """The name of a primitive that grew: it follows from the function and from no word of a model."""
+    node = _without_words(definition).body[0]
+    assert isinstance(node, ast.FunctionDef), "a primitive is one function"
+    node.name = "found"
+    return f"found_{sha256_text(ast.unparse(ast.fix_missing_locations(node)))[:8]}"
+
+
+@lru_cache(maxsize=1024)
+def definition_form(definition: str) -> str:
+    """Text that is equal for two functions that differ only in names, wording and the order of what is unordered."""
     return _form(_without_words(definition))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from arch_search.proposals.registry import BY_HOOK, MIX, PRIMITIVES, Hook, Kind, Primitive
+from arch_search.proposals.registry import BY_HOOK, MIX, Hook, Kind, Primitive, Toolbox
 
 MAX_LINES = 5  # named intermediates of a grammar program
 # Bounded prose in front of the code: a small model writes better code after one sentence about it.
@@ -24,15 +24,15 @@ _TERMINALS = {
 }
 
 
-def edit_grammar(hook_name: str) -> str:
+def edit_grammar(hook_name: str, toolbox: Toolbox) -> str:
     """Grammar of one rewritten hook: a comment line, the def line, one return."""
     hook = BY_HOOK[hook_name]
     rules = {"root": f"{_COMMENT} {_text(f'{hook.short_signature}{chr(10)}    return ')} result {_text(chr(10))}"}
-    rules |= _RESULTS[hook_name](hook)
+    rules |= _RESULTS[hook_name](hook, toolbox)
     return _render(rules)
 
 
-def program_grammar(hooks: Sequence[str]) -> str:
+def program_grammar(hooks: Sequence[str], toolbox: Toolbox) -> str:
     """Grammar of a whole `mix`: up to five named intermediates, the first a memory; `hooks` are those mix may call."""
     arguments = ", ".join(MIX.arguments)
     beta = [_text(f"self.write_strength({arguments})")] if "write_strength" in hooks else []
@@ -41,35 +41,35 @@ def program_grammar(hooks: Sequence[str]) -> str:
     for line in range(1, MAX_LINES + 1):
         names = ["q", "k", "v", *(f"a{i}" for i in range(1, line))]
         at = f"_{line}"
-        rules |= _values(names, at)
+        rules |= _values(names, at, toolbox)
         rules[f"beta{at}"] = _any([*beta, f'"torch.sigmoid(" s{at} ")"', f'"2 * torch.sigmoid(" s{at} ")"'])
         rules[f"decay{at}"] = _any([*decay, f'"-" speed " * F.softplus(" s{at} ")"'])
         rules[f"stored{at}"] = _any([f"vnt{at}", f'vn{at} " - " vn{at}'] if line > 1 else [f"vnt{at}"])
-        rules[f"read{at}"] = _memories(at)
+        rules[f"read{at}"] = _memories(at, toolbox)
         body = f"read{at}" if line == 1 else f"( read{at} | joined{at} )"
         rules[f"joined{at}"] = _any([_joined(f"vn{at}", at), f'gate{at} " * " vt{at}'])
-        rules |= _final(line)
+        rules |= _final(line, toolbox)
         follow = f"( line{line + 1} | final{line} )" if line < MAX_LINES else f"final{line}"
         rules[f"line{line}"] = f'"    a{line} = " {body} "\\n" {follow}'
     return _render(rules)
 
 
-def _memories(at: str) -> str:
+def _memories(at: str, toolbox: Toolbox) -> str:
     """Reading any memory of the toolbox: query, key, what is stored, and what decides on writing and forgetting."""
     ranged = {"self.read": f'beta{at} ", " decay{at}'}
     return _any(
         [
             f'{_text(f"{one.call}(")} vnt{at} ", " vnt{at} ", " stored{at} ", " {ranged.get(one.call, f"s{at}")} ")"'
-            for one in PRIMITIVES
+            for one in toolbox.primitives
             if one.is_memory
         ]
     )
 
 
-def _final(line: int) -> dict[str, str]:
+def _final(line: int, toolbox: Toolbox) -> dict[str, str]:
     """Rules of the return after `line` intermediates; it uses the last of them, so that no path ends nowhere."""
     at, last = f"_end{line}", _text(f"a{line}")
-    rules = _values(["q", "k", "v", *(f"a{i}" for i in range(1, line + 1))], at)
+    rules = _values(["q", "k", "v", *(f"a{i}" for i in range(1, line + 1))], at, toolbox)
     ways = [_joined(last, at), f'vn{at} " + " gate{at} " * " {last}', f'vn{at} " + " vf{at} " * " {last}']
     more = _any(['""', f'" + " vn{at}', f'" + " gate{at} " * " vn{at}'])
     rules[f"result{at}"] = f"{_any([*ways, last] if line > 1 else ways)} {more}"
@@ -77,24 +77,24 @@ def _final(line: int) -> dict[str, str]:
     return rules
 
 
-def _values(names: Sequence[str], at: str) -> dict[str, str]:
+def _values(names: Sequence[str], at: str, toolbox: Toolbox) -> dict[str, str]:
     """Rules of vectors and scalars over the named vectors; `at` makes the rule names unique.
 
     vn named vector, vnt one operation on it, va any atom, vt one operation on an atom, vf fixed vector; sa scalar atom,
     s1 one operation on it, s a sum or product of two; gate a scalar in 0..1.
     """
-    vector_calls = _calls("vector", at)
+    vector_calls = _calls("vector", at, toolbox)
     learned = [call for primitive, call in vector_calls if not _is_operation(primitive)]
     return {
         f"vn{at}": _any([_text(name) for name in names]),
-        f"vnt{at}": _any([f"vn{at}", *_operations("vector", at, operand=f"vn{at}")]),
+        f"vnt{at}": _any([f"vn{at}", *_operations("vector", at, toolbox, operand=f"vn{at}")]),
         f"va{at}": _any([f"vn{at}", *learned]),
-        f"vt{at}": _any([f"va{at}", *_operations("vector", at, operand=f"va{at}")]),
-        f"vf{at}": _any([call for _, call in _calls("fixed_vector", at)]),
-        f"sf{at}": _any([call for _, call in _calls("fixed_scalar", at)]),
-        f"sl{at}": _any([call for primitive, call in _calls("scalar", at) if not _is_operation(primitive)]),
+        f"vt{at}": _any([f"va{at}", *_operations("vector", at, toolbox, operand=f"va{at}")]),
+        f"vf{at}": _any([call for _, call in _calls("fixed_vector", at, toolbox)]),
+        f"sf{at}": _any([call for _, call in _calls("fixed_scalar", at, toolbox)]),
+        f"sl{at}": _any([call for primitive, call in _calls("scalar", at, toolbox) if not _is_operation(primitive)]),
         f"sa{at}": _any([f"sl{at}", f'"(" vn{at} " * " vt{at} ").sum(-1, keepdim=True)"']),
-        f"s1{at}": _any([f"sa{at}", *_operations("scalar", at, operand=f"sa{at}")]),
+        f"s1{at}": _any([f"sa{at}", *_operations("scalar", at, toolbox, operand=f"sa{at}")]),
         f"s2{at}": _any([f's1{at} " + " s1{at}', f's1{at} " * " s1{at}', f's1{at} " + " sf{at}']),
         f"s{at}": _any([f"s1{at}", f"s2{at}"]),
         f"gate{at}": f'"torch.sigmoid(" s{at} ")"',
@@ -116,33 +116,35 @@ def _joined(first: str, at: str) -> str:
     )
 
 
-def _feature_map(_: Hook) -> dict[str, str]:
-    rules = _values(["q"], "_q") | _values(["k"], "_k")
+def _feature_map(_: Hook, toolbox: Toolbox) -> dict[str, str]:
+    rules = _values(["q"], "_q", toolbox) | _values(["k"], "_k", toolbox)
     for at in ("_q", "_k"):
         rules[f"mapped{at}"] = _any([f"vnt{at}", _joined(f"vnt{at}", at)])
     return rules | {"result": 'mapped_q ", " mapped_k'}
 
 
-def _new_values(hook: Hook) -> dict[str, str]:
-    rules = _values(_vectors(hook), "_a") | _values(["v"], "_v")
+def _new_values(hook: Hook, toolbox: Toolbox) -> dict[str, str]:
+    rules = _values(_vectors(hook), "_a", toolbox) | _values(["v"], "_v", toolbox)
     return rules | {"result": _any(["vnt_v", _joined("vnt_v", "_a")])}
 
 
-def _write_strength(hook: Hook) -> dict[str, str]:
-    return _values(_vectors(hook), "_a") | {"result": '( "2 * torch.sigmoid(" s_a ")" | "torch.sigmoid(" s2_a ")" )'}
+def _write_strength(hook: Hook, toolbox: Toolbox) -> dict[str, str]:
+    return _values(_vectors(hook), "_a", toolbox) | {
+        "result": '( "2 * torch.sigmoid(" s_a ")" | "torch.sigmoid(" s2_a ")" )'
+    }
 
 
-def _decay(hook: Hook) -> dict[str, str]:
-    return _values(_vectors(hook), "_a") | {"result": '"-" speed " * F.softplus(" s_a ")"'}
+def _decay(hook: Hook, toolbox: Toolbox) -> dict[str, str]:
+    return _values(_vectors(hook), "_a", toolbox) | {"result": '"-" speed " * F.softplus(" s_a ")"'}
 
 
-def _mix_paths(hook: Hook) -> dict[str, str]:
-    return _values(_vectors(hook), "_a") | {"result": _joined(_text("o"), "_a")}
+def _mix_paths(hook: Hook, toolbox: Toolbox) -> dict[str, str]:
+    return _values(_vectors(hook), "_a", toolbox) | {"result": _joined(_text("o"), "_a")}
 
 
-def _output_gate(hook: Hook) -> dict[str, str]:
+def _output_gate(hook: Hook, toolbox: Toolbox) -> dict[str, str]:
     kinds = ['"torch.sigmoid(" vt_a ")"', '"F.silu(" vt_a ")"', '"(1 + torch.tanh(" vt_a "))"', '"2 * " gate_a']
-    return _values(_vectors(hook), "_a") | {"result": f'"o * " {_any(kinds)}'}
+    return _values(_vectors(hook), "_a", toolbox) | {"result": f'"o * " {_any(kinds)}'}
 
 
 _RESULTS = {
@@ -164,10 +166,10 @@ def _is_operation(primitive: Primitive) -> bool:
     return bool({"vector", "scalar"} & set(primitive.signatures[0].takes))
 
 
-def _calls(kind: Kind, at: str, operand: str = "") -> list[tuple[Primitive, str]]:
+def _calls(kind: Kind, at: str, toolbox: Toolbox, operand: str = "") -> list[tuple[Primitive, str]]:
     """Every primitive that gives `kind`, as a call in GBNF; memories are left out, they have rules of their own."""
     found = []
-    for primitive in PRIMITIVES:
+    for primitive in toolbox.primitives:
         for signature in primitive.signatures:
             if signature.gives != kind or primitive.is_memory:
                 continue
@@ -177,9 +179,9 @@ def _calls(kind: Kind, at: str, operand: str = "") -> list[tuple[Primitive, str]
     return found
 
 
-def _operations(kind: Kind, at: str, *, operand: str) -> list[str]:
+def _operations(kind: Kind, at: str, toolbox: Toolbox, *, operand: str) -> list[str]:
     """Calls that turn one operand of `kind` into another of the same kind."""
-    return [call for primitive, call in _calls(kind, at, operand) if _is_operation(primitive)]
+    return [call for primitive, call in _calls(kind, at, toolbox, operand) if _is_operation(primitive)]
 
 
 def _text(literal: str) -> str:

@@ -7,7 +7,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from arch_search.proposals import splice
-from arch_search.proposals.registry import BY_CALL, BY_HOOK, HOOKS, MIX
+from arch_search.proposals.registry import BUILT_IN, BY_HOOK, HOOKS, MIX, Toolbox
 from arch_search.proposals.rendering import MIXER, function_text, live_lines, render
 
 Methods = Mapping[str, ast.FunctionDef]
@@ -35,7 +35,7 @@ def movable(program: str, donor: str) -> tuple[str, ...]:
     return tuple(name for name in changed if fits(name))
 
 
-def with_hooks(program: str, donor: str, names: Sequence[str]) -> str:
+def with_hooks(program: str, donor: str, names: Sequence[str], toolbox: Toolbox) -> str:
     """`program` with these hooks of `donor`, and with the methods that they call and `program` lacks.
 
     A learned quantity that a moved hook would by its name share with a hook that stays gets another name.
@@ -51,7 +51,7 @@ def with_hooks(program: str, donor: str, names: Sequence[str]) -> str:
             call.args[0] = ast.Constant(renamed.get(quantity, quantity)[1])
         text = splice.method_source(donor, MIXER, name)
         program = with_hook(program, node) if name in NAMES else splice.put_method(program, MIXER, name, text)
-    return render(program, "")
+    return render(program, "", toolbox)
 
 
 def with_hook(program: str, node: ast.FunctionDef) -> str:
@@ -102,7 +102,7 @@ def _learned(node: ast.FunctionDef) -> Iterator[tuple[ast.Call, tuple[str, str]]
     for call in ast.walk(node):
         if not isinstance(call, ast.Call) or not call.args or not isinstance(call.args[0], ast.Constant):
             continue
-        primitive = BY_CALL.get(ast.unparse(call.func))
+        primitive = BUILT_IN.called(ast.unparse(call.func))  # what grew learns nothing
         if primitive is not None and primitive.home == "learned":
             yield call, (primitive.name, str(call.args[0].value))
 

@@ -13,7 +13,7 @@ from arch_search.proposals import hooks, splice
 from arch_search.proposals.assignment import Draft
 from arch_search.proposals.difference import describe_difference
 from arch_search.proposals.fingerprint import normal_form
-from arch_search.proposals.registry import BY_CALL, PRIMITIVES
+from arch_search.proposals.registry import BUILT_IN, PRIMITIVES, Primitive, Toolbox
 from arch_search.proposals.rendering import (
     header,
     is_toolbox_program,
@@ -25,47 +25,43 @@ from cognition_db.records import Candidate
 
 _TRIES = 60
 _ACTIVATIONS = tuple(primitive.call for primitive in PRIMITIVES if primitive.home == "torch")
-_OPERATIONS = tuple(
-    primitive
-    for primitive in PRIMITIVES
-    if primitive.home in ("function", "learned") and primitive.signatures[0].takes.count("vector") == 1
-)
 _TAPS = (3, 5, 7, 15, 31)
 _SPEEDS = (0.01, 0.05, 0.2)
 # Change of one function body in place; False where it finds nothing to change.
 _Change = Callable[[ast.FunctionDef, np.random.Generator], bool]
 
 
-def mutate(parent: Candidate, rng: np.random.Generator, *, banned: Container[str] = ()) -> Draft:
+def mutate(parent: Candidate, rng: np.random.Generator, toolbox: Toolbox, *, banned: Container[str] = ()) -> Draft:
     """One random change of the parent: of a hook where it is built on the toolbox, else anywhere in its methods.
 
     Hooks that are `banned` are left as they are.
     Raises ProposalError where no try in 60 gives another program.
     """
     before = normal_form(parent.program)
-    on_toolbox = is_toolbox_program(parent.program)
+    on_toolbox = is_toolbox_program(parent.program, toolbox)
     for _ in range(_TRIES):
-        program = _changed_hook(parent.program, rng, banned) if on_toolbox else _changed_anywhere(parent, rng)
+        program = _changed_hook(parent.program, rng, banned, toolbox) if on_toolbox else _changed_anywhere(parent, rng)
         if program is None or splice.undefined_names(program) or normal_form(program) == before:
             continue
         change = describe_difference(parent.program, program)
         text = header(origin=f"Random change of the syntax tree of parent {parent.id}.", change=change)
-        finish = render if on_toolbox else with_header
-        return Draft(program=finish(program, text), class_name=parent.class_name, motivation=change)
+        program = render(program, text, toolbox) if on_toolbox else with_header(program, text)
+        return Draft(program=program, class_name=parent.class_name, motivation=change)
     raise ProposalError(f"no random change of parent {parent.id} gave another program in {_TRIES} tries")
 
 
-def _changed_hook(program: str, rng: np.random.Generator, banned: Container[str]) -> str | None:
+def _changed_hook(program: str, rng: np.random.Generator, banned: Container[str], toolbox: Toolbox) -> str | None:
     present = hooks.hooks_of(program)
     names = [name for name in present if name not in banned]
     name = names[int(rng.integers(len(names)))]
     node = copy.deepcopy(present[name])
     if not isinstance(node.body[-1], ast.Return) or node.body[-1].value is None:
         return None
-    changes = (*_BY_HOOK.get(name, ()), _swap_activation, _change_number, _remove_path)
+    new_paths: list[_Change] = [lambda node, rng: _NEW_PATHS[name](node, rng, toolbox)] if name in _NEW_PATHS else []
+    changes = (*new_paths, *_BY_HOOK.get(name, ()), _swap_activation, _change_number, _remove_path)
     if not changes[int(rng.integers(len(changes)))](node, rng):
         return None
-    return render(hooks.with_hook(program, node), "")
+    return render(hooks.with_hook(program, node), "", toolbox)
 
 
 def _changed_anywhere(parent: Candidate, rng: np.random.Generator) -> str | None:
@@ -105,8 +101,9 @@ def _change_number(node: ast.FunctionDef, rng: np.random.Generator) -> bool:
     found = [
         (call, position, argument)
         for call in ast.walk(node)
-        if isinstance(call, ast.Call) and ast.unparse(call.func) in BY_CALL
-        for position, argument in enumerate(BY_CALL[ast.unparse(call.func)].signatures[0].takes)
+        # nothing that grew takes a number
+        if isinstance(call, ast.Call) and (primitive := BUILT_IN.called(ast.unparse(call.func)))
+        for position, argument in enumerate(primitive.signatures[0].takes)
         if argument in ("count", "taps", "start") and position < len(call.args)
     ]
     if not found:
@@ -149,24 +146,24 @@ def _remove_path(node: ast.FunctionDef, rng: np.random.Generator) -> bool:
     return True
 
 
-def _add_path(node: ast.FunctionDef, rng: np.random.Generator) -> bool:
+def _add_path(node: ast.FunctionDef, rng: np.random.Generator, toolbox: Toolbox) -> bool:
     """The returned vector gets one more path or a gate."""
     result = _returned(node)
     vectors = [argument.arg for argument in node.args.args if argument.arg not in ("self", "x", "o")]
-    path = _path(vectors, rng)
+    path = _path(vectors, rng, toolbox)
     gate = f"torch.sigmoid(self.p.lin1({_name(rng)}, x))"
     forms = (f"R + {path}", f"R + {gate} * {path}", f"R * {gate}", f"{gate} * R + (1 - {gate}) * {path}")
     _set_result(node, forms[int(rng.integers(len(forms)))], result)
     return True
 
 
-def _change_feature(node: ast.FunctionDef, rng: np.random.Generator) -> bool:
+def _change_feature(node: ast.FunctionDef, rng: np.random.Generator, toolbox: Toolbox) -> bool:
     """Query or key gets a neighbour, a window mean or a filter."""
     result = _returned(node)
     if not isinstance(result, ast.Tuple) or len(result.elts) != 2:
         return False
     side = int(rng.integers(2))
-    result.elts[side] = _with_result(f"R + {_path([('q', 'k')[side]], rng)}", result.elts[side])
+    result.elts[side] = _with_result(f"R + {_path([('q', 'k')[side]], rng, toolbox)}", result.elts[side])
     return True
 
 
@@ -204,17 +201,19 @@ def _change_gate(node: ast.FunctionDef, rng: np.random.Generator) -> bool:
 
 
 _BY_HOOK: dict[str, tuple[_Change, ...]] = {
-    "feature_map": (_change_feature,),
-    "values": (_add_path,),
     "write_strength": (_change_strength,),
     "decay": (_change_decay,),
-    "mix_paths": (_add_path,),
     "output_gate": (_change_gate,),
-    "mix": (_add_path,),
+}
+_NEW_PATHS: dict[str, Callable[[ast.FunctionDef, np.random.Generator, Toolbox], bool]] = {
+    "feature_map": _change_feature,
+    "values": _add_path,
+    "mix_paths": _add_path,
+    "mix": _add_path,
 }
 
 
-def _path(vectors: list[str], rng: np.random.Generator) -> str:
+def _path(vectors: list[str], rng: np.random.Generator, toolbox: Toolbox) -> str:
     """One operation of the toolbox on one of the vectors, or the vector times a learned constant."""
     vector = vectors[int(rng.integers(len(vectors)))]
     values = {
@@ -223,11 +222,21 @@ def _path(vectors: list[str], rng: np.random.Generator) -> str:
         "count": str(rng.integers(1, 9)),
         "taps": str(_TAPS[int(rng.integers(len(_TAPS)))]),
     }
-    index = int(rng.integers(len(_OPERATIONS) + 1))
-    if index == len(_OPERATIONS):
+    operations = _operations(toolbox)
+    index = int(rng.integers(len(operations) + 1))
+    if index == len(operations):
         return f"self.p.vector({values['name']}, 0.5) * {vector}"
-    operation = _OPERATIONS[index]
+    operation = operations[index]
     return f"{operation.call}({', '.join(values[one] for one in operation.signatures[0].takes)})"
+
+
+def _operations(toolbox: Toolbox) -> list[Primitive]:
+    """Those that turn one vector into another."""
+    return [
+        primitive
+        for primitive in toolbox.primitives
+        if primitive.home in ("function", "learned") and primitive.signatures[0].takes.count("vector") == 1
+    ]
 
 
 def _name(rng: np.random.Generator) -> str:

@@ -296,14 +296,39 @@ MIX = Hook(
     tags=("memory", "convolution", "mix_paths"),
 )
 
-BY_CALL = {primitive.call: primitive for primitive in PRIMITIVES}
 BY_HOOK = {hook.name: hook for hook in (*HOOKS, MIX)}
 
 
-def toolbox_text() -> str:
-    """The primitives as the prompt lists them: one line each, in the order of the registry."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grown:
+    """A primitive that a campaign found in free code, and the function that rendered programs copy in for it."""
+
+    primitive: Primitive
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Toolbox:
+    """What writers have at hand: the primitives above and those that grew in the campaign."""
+
+    grown: tuple[Grown, ...] = ()
+
+    @property
+    def primitives(self) -> tuple[Primitive, ...]:
+        return (*PRIMITIVES, *(one.primitive for one in self.grown))
+
+    def called(self, call: str) -> Primitive | None:
+        """The primitive that a program calls so."""
+        return next((one for one in self.primitives if one.call == call), None)
+
+
+BUILT_IN = Toolbox()
+
+
+def toolbox_text(toolbox: Toolbox) -> str:
+    """The primitives as the prompt lists them: one line each, in the order of the toolbox."""
     lines = []
-    for primitive in PRIMITIVES:
+    for primitive in toolbox.primitives:
         if primitive.home == "torch":
             continue
         shown = {"name": '"name"', "start": "0.5", "count": "n", "taps": "n", "vector": "v", "scalar": "s"}

@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 from importlib import resources
 
 from arch_search.proposals import splice
-from arch_search.proposals.registry import MIX, PRIMITIVES, Hook
+from arch_search.proposals.registry import MIX, PRIMITIVES, Hook, Toolbox
 from arch_search.syntax import syntax_tree
 
 WIDTH = 120
@@ -21,7 +21,7 @@ _KINDS = tuple(primitive.name for primitive in PRIMITIVES if primitive.home == "
 
 
 @lru_cache(maxsize=256)
-def is_toolbox_program(program: str) -> bool:
+def is_toolbox_program(program: str, toolbox: Toolbox) -> bool:
     """Whether the program is exactly what rendering gives, so that its hooks can be rewritten by name.
 
     A whole module that came from a toolbox program but changed one of its pieces, or added an import or a helper, is
@@ -33,11 +33,11 @@ def is_toolbox_program(program: str) -> bool:
     mix = splice.methods(program, MIXER).get(MIX.name)
     if mix is None or [argument.arg for argument in mix.args.args] != ["self", *MIX.arguments]:
         return False
-    return splice.without_words(render(program, "")) == splice.without_words(program)
+    return splice.without_words(render(program, "", toolbox)) == splice.without_words(program)
 
 
 def toolbox_names() -> frozenset[str]:
-    """Top-level names of a rendered program that come from the toolbox."""
+    """Top-level names of a rendered program that come from the built-in toolbox."""
     return frozenset({*toolbox_sources()[0], LEARNED})
 
 
@@ -72,11 +72,11 @@ def with_header(program: str, text: str) -> str:
     return f'"""{text}\n"""\n\n{rest.rstrip()}\n'
 
 
-def render(program: str, text: str) -> str:
+def render(program: str, text: str, toolbox: Toolbox) -> str:
     """A toolbox program with header `text` and exactly the toolbox pieces that its mixer uses."""
     program = _without_unused_hooks(program)
     mixer = splice.source_of(program, splice.class_node(program, MIXER))
-    return f'"""{text}\n{_LAYOUT}\n"""\n\n{_imports()}\n\n\n{_pieces(mixer)}\n\n{mixer}'
+    return f'"""{text}\n{_LAYOUT}\n"""\n\n{_imports()}\n\n\n{_pieces(mixer, toolbox)}\n\n{mixer}'
 
 
 def live_lines(body: list[ast.stmt]) -> list[ast.stmt]:
@@ -108,9 +108,10 @@ def _without_unused_hooks(program: str) -> str:
         program = splice.drop_method(program, MIXER, unused[0])
 
 
-def _pieces(mixer: str) -> str:
+def _pieces(mixer: str, toolbox: Toolbox) -> str:
     """Source of every toolbox function the mixer needs, and of Learned with the kinds it uses."""
-    functions, learned = toolbox_sources()
+    built_in, learned = toolbox_sources()
+    functions = built_in | {one.primitive.name: one.source for one in toolbox.grown}
     attributes = {node.attr for node in ast.walk(syntax_tree(mixer)) if isinstance(node, ast.Attribute)}
     needed = {node.id for node in ast.walk(syntax_tree(mixer)) if isinstance(node, ast.Name)}
     while True:
@@ -132,7 +133,7 @@ def _pieces(mixer: str) -> str:
 
 @cache
 def toolbox_sources() -> tuple[dict[str, str], str]:
-    """The functions of models/toolbox by name, and the class Learned, as text."""
+    """The functions of models/toolbox by name, and the class Learned, as text; what grew brings its own source."""
     folder = resources.files("arch_search.models").joinpath("toolbox")
     text = folder.joinpath("functions.py").read_text(encoding="utf-8")
     functions = {

@@ -18,7 +18,7 @@ from arch_search.proposals.assignment import Assignment, Draft, Section, Writing
 from arch_search.proposals.difference import describe_difference
 from arch_search.proposals.fingerprint import normal_form
 from arch_search.proposals.grammar import edit_grammar, program_grammar
-from arch_search.proposals.registry import BY_HOOK, HOOKS, MIX, toolbox_text
+from arch_search.proposals.registry import BY_HOOK, HOOKS, MIX, Toolbox, toolbox_text
 from arch_search.proposals.rendering import (
     MIXER,
     function_text,
@@ -44,9 +44,9 @@ _TOKENS: dict[Rung, int] = {
 _LAYOUT = "Vectors q, k, v, o are (B, H, T, d), scalars (B, H, T, 1), x is (B, T, D). There are also:\n"
 
 
-def editable_methods(program: str) -> tuple[str, ...]:
+def editable_methods(program: str, toolbox: Toolbox) -> tuple[str, ...]:
     """Hooks that a grammar edit may change in this program; none where it is not built on the toolbox."""
-    if not is_toolbox_program(program):
+    if not is_toolbox_program(program, toolbox):
         return ()
     present = splice.methods(program, MIXER)
     return tuple(hook.name for hook in HOOKS if hook.name in present and _has_arguments(present[hook.name], hook.name))
@@ -57,10 +57,10 @@ def splice_methods(program: str, class_name: str) -> tuple[str, ...]:
     return tuple(name for name in splice.methods(program, class_name) if name != "__init__")
 
 
-def methods_for(rung: Rung, parent: Candidate) -> tuple[str, ...]:
+def methods_for(rung: Rung, parent: Candidate, toolbox: Toolbox) -> tuple[str, ...]:
     """The methods among which the framework draws for `rung`; () for the rungs that write a whole program."""
     if rung == "grammar_edit":
-        return editable_methods(parent.program)
+        return editable_methods(parent.program, toolbox)
     return splice_methods(parent.program, parent.class_name) if rung == "method_splice" else ()
 
 
@@ -70,9 +70,9 @@ def insight_tags(rung: Rung, method: str) -> tuple[str, ...]:
     return BY_HOOK[name].tags if name in BY_HOOK else ()
 
 
-def rungs_for(parent: Candidate) -> tuple[Rung, ...]:
+def rungs_for(parent: Candidate, toolbox: Toolbox) -> tuple[Rung, ...]:
     """Rungs on which this parent can be changed; a program outside the toolbox takes the two free ones."""
-    if editable_methods(parent.program):
+    if editable_methods(parent.program, toolbox):
         return ("grammar_edit", "grammar_program", "toolbox_program", "method_splice", "whole_module")
     # a class that leaves all to its base has no method to replace
     return ("method_splice", "whole_module") if splice_methods(parent.program, parent.class_name) else ("whole_module",)
@@ -80,19 +80,19 @@ def rungs_for(parent: Candidate) -> tuple[Rung, ...]:
 
 def writing_task(assignment: Assignment) -> WritingTask:
     """The assignment as the model sees it; raises ProposalError where parent and rung do not fit."""
-    rung = assignment.rung
+    rung, toolbox = assignment.rung, assignment.toolbox
     if rung not in _TOKENS:
         raise ProposalError(f"rung {rung} is not written by a model; use one of {', '.join(_TOKENS)}")
-    if rung not in rungs_for(assignment.parent):
+    if rung not in rungs_for(assignment.parent, toolbox):
         raise ProposalError(f"parent {assignment.parent.id} is not built on the toolbox, so it cannot take rung {rung}")
     method = MIX.name if rung in ("grammar_program", "toolbox_program") else assignment.method
     if rung != "whole_module":
-        _require(assignment.parent, rung, method)
+        _require(assignment, method)
     return WritingTask(
         rung=rung,
         template=f"researcher_{rung}",
         facts={**_facts(assignment, method), "tried": tried_sections(assignment)},
-        examples=examples.examples_for(rung, method, on_toolbox=is_toolbox_program(assignment.parent.program)),
+        examples=examples.examples_for(rung, method, on_toolbox=is_toolbox_program(assignment.parent.program, toolbox)),
         grammar=_grammar(assignment),
         max_tokens=_TOKENS[rung],
         hints={"rung": rung, "method": assignment.method},
@@ -101,7 +101,7 @@ def writing_task(assignment: Assignment) -> WritingTask:
 
 def program_from_reply(assignment: Assignment, reply: str) -> Draft:
     """The program a reply stands for; raises ProposalError, with the reason in one line, where it stands for none."""
-    parent = assignment.parent
+    parent, toolbox = assignment.parent, assignment.toolbox
     if assignment.rung in ("grammar_edit", "grammar_program", "toolbox_program"):
         program, words = _toolbox_child(assignment, reply)
     else:
@@ -119,27 +119,29 @@ def program_from_reply(assignment: Assignment, reply: str) -> Draft:
     change = describe_difference(parent.program, program)
     origin = f"Written on rung {assignment.rung} from parent {parent.id}."
     text = header(origin=origin, change=change, words=words)
-    finish = with_header if assignment.rung == "whole_module" or not is_toolbox_program(parent.program) else render
-    return Draft(program=finish(program, text), class_name=class_name, motivation=change, method=assignment.method)
+    is_rendered = assignment.rung != "whole_module" and is_toolbox_program(parent.program, toolbox)
+    program = render(program, text, toolbox) if is_rendered else with_header(program, text)
+    return Draft(program=program, class_name=class_name, motivation=change, method=assignment.method)
 
 
-def _require(parent: Candidate, rung: Rung, method: str) -> None:
-    available = (MIX.name,) if method == MIX.name else methods_for(rung, parent)
+def _require(assignment: Assignment, method: str) -> None:
+    parent, rung = assignment.parent, assignment.rung
+    available = (MIX.name,) if method == MIX.name else methods_for(rung, parent, assignment.toolbox)
     if method not in available:
         raise ProposalError(f"parent {parent.id} has no method {method!r} for {rung}; it has {', '.join(available)}")
 
 
 def _grammar(assignment: Assignment) -> str | None:
     if assignment.rung == "grammar_edit":
-        return edit_grammar(assignment.method)
-    return (
-        program_grammar(editable_methods(assignment.parent.program)) if assignment.rung == "grammar_program" else None
-    )
+        return edit_grammar(assignment.method, assignment.toolbox)
+    if assignment.rung != "grammar_program":
+        return None
+    return program_grammar(editable_methods(assignment.parent.program, assignment.toolbox), assignment.toolbox)
 
 
 def _facts(assignment: Assignment, method: str) -> dict[str, str | tuple[Section, ...]]:
     """What the prompt of the rung is filled with: one place, its present source, one idea."""
-    parent, rung = assignment.parent, assignment.rung
+    parent, rung, toolbox = assignment.parent, assignment.rung, assignment.toolbox
     if rung == "whole_module":
         # a program that is too long is described by its own change, so that the model still knows what it starts from
         whole = Section(name="parent", text=splice.without_words(parent.program), instead=parent.motivation)
@@ -148,14 +150,14 @@ def _facts(assignment: Assignment, method: str) -> dict[str, str | tuple[Section
     if rung == "method_splice":
         has_init = "__init__" in splice.methods(parent.program, parent.class_name)
         init = splice.method_source(parent.program, parent.class_name, "__init__") if has_init else ""
-        tools = _LAYOUT + toolbox_text() + "\n" if is_toolbox_program(parent.program) else ""
+        tools = _LAYOUT + toolbox_text(toolbox) + "\n" if is_toolbox_program(parent.program, toolbox) else ""
         idea = _idea(assignment, with_formula=not tools)
         sections = (Section(name="constructor", text=init),)
         learned = assignment.learned
         return {"method": method, "source": source, "init": sections, "tools": tools, "learned": learned, **idea}
     body = "\n".join(ast.unparse(one) for one in syntax_tree(source).body[0].body)  # type: ignore[attr-defined]
     shown = f"{BY_HOOK[method].short_signature}\n{textwrap.indent(body, '    ')}"
-    facts = {"toolbox": toolbox_text(), "method": method, "purpose": BY_HOOK[method].purpose, "source": shown}
+    facts = {"toolbox": toolbox_text(toolbox), "method": method, "purpose": BY_HOOK[method].purpose, "source": shown}
     if rung == "toolbox_program":
         facts["learned"] = assignment.learned
     return {**facts, **_idea(assignment, with_formula=False)}
@@ -184,10 +186,10 @@ def _toolbox_child(assignment: Assignment, reply: str) -> tuple[str, str]:
     node, words = replies.function_reply(reply, hook.name)
     if not _has_arguments(node, hook.name):
         raise ProposalError(f"{hook.name} must keep its arguments: self, {', '.join(hook.arguments)}")
-    toolbox_check.check(node, assignment.parent.program)
+    toolbox_check.check(node, assignment.parent.program, assignment.toolbox)
     text = function_text(hook, live_lines(node.body))
     program = splice.put_method(assignment.parent.program, MIXER, hook.name, text)
-    return render(program, ""), words
+    return render(program, "", assignment.toolbox), words
 
 
 def _spliced(assignment: Assignment, code: str) -> str:
@@ -212,7 +214,8 @@ def _spliced(assignment: Assignment, code: str) -> str:
     new = [line for line in written if line not in {one.strip() for one in present}]
     if new:
         program = splice.add_to_init(program, parent.class_name, "\n".join(new) + "\n")
-    return render(program, "") if is_toolbox_program(parent.program) else program
+    toolbox = assignment.toolbox
+    return render(program, "", toolbox) if is_toolbox_program(parent.program, toolbox) else program
 
 
 def _public_class(program: str, wanted: str) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from arch_search.proposals.crossover import can_cross
+from arch_search.proposals.registry import Toolbox
 from arch_search.selection.pool import ParentChoice
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.records import Candidate
 
 
-def second_parent(parent: Candidate, choices: Sequence[ParentChoice], contents: ArchiveContents) -> Candidate | None:
+def second_parent(
+    parent: Candidate, choices: Sequence[ParentChoice], contents: ArchiveContents, toolbox: Toolbox
+) -> Candidate | None:
     """The first of the policy's choices that can be crossed with `parent` and is of another lineage.
 
     Where there is none, the first of any lineage. Two programs are of one lineage where they share an ancestor, or
@@ -19,7 +22,7 @@ def second_parent(parent: Candidate, choices: Sequence[ParentChoice], contents: 
     by_id = {candidate.id: candidate for candidate in contents.candidates}
     mine = ancestry(parent, by_id)
     others = {one.parent.id: one.parent for one in choices if one.parent.arm != "baseline"}
-    crossable = [one for one in others.values() if can_cross(parent, one)]
+    crossable = [one for one in others.values() if can_cross(parent, one, toolbox)]
     return next((one for one in crossable if not mine & ancestry(one, by_id)), next(iter(crossable), None))
 
 

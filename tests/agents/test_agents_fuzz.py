@@ -24,6 +24,7 @@ from arch_search.domains.linear_attention import SEED_PROGRAM
 from arch_search.errors import ProposalError, ReplyError
 from arch_search.proposals import rungs
 from arch_search.proposals.assignment import Assignment
+from arch_search.proposals.registry import BUILT_IN
 from arch_search.protocols import ModelReply
 from cognition_db.records import Candidate, Rung, candidate_id, canonical_json, to_json
 
@@ -151,7 +152,7 @@ def require_a_reason(error: Exception) -> None:
 def test_a_broken_reply_becomes_a_program_or_a_refusal(rung: Rung) -> None:
     """A program it becomes can be kept in a file and be the parent of others."""
     parent, made = candidate(SEED_PROGRAM, "DeltaNet"), 0
-    methods = rungs.methods_for(rung, parent)
+    methods = rungs.methods_for(rung, parent, BUILT_IN)
     real = [(one.method, one.reply) for one in RECORDED if one.rung == rung]
     real = [one for one in real if not methods or one[0] in methods]
     with bounded_memory():
@@ -164,7 +165,11 @@ def test_a_broken_reply_becomes_a_program_or_a_refusal(rung: Rung) -> None:
                     continue
                 canonical_json(to_json(draft)).encode()
                 child = candidate(draft.program, draft.class_name)
-                assert all(rungs.methods_for(one, child) for one in rungs.rungs_for(child) if one in WITH_A_METHOD)
+                assert all(
+                    rungs.methods_for(one, child, BUILT_IN)
+                    for one in rungs.rungs_for(child, BUILT_IN)
+                    if one in WITH_A_METHOD
+                )
                 made += 1
     assert made > CASES[rung] / 50, "so few became programs that little but the first check was tried"
 

@@ -18,6 +18,7 @@ from arch_search.domains.linear_attention import DOMAIN
 from arch_search.errors import ReplyError
 from arch_search.proposals import rungs, splice
 from arch_search.proposals.assignment import Assignment
+from arch_search.proposals.registry import BUILT_IN
 from arch_search.protocols import ModelReply, ModelRequest
 from cognition_db.records import Candidate, Insight, Rung, Verdict, sha256_text
 
@@ -59,9 +60,9 @@ def an_assignment() -> Assignment:
     return Assignment(rung="toolbox_program", parent=parent(), insight=INSIGHT)
 
 
-@pytest.mark.parametrize("rung", rungs.rungs_for(parent()))
+@pytest.mark.parametrize("rung", rungs.rungs_for(parent(), BUILT_IN))
 def test_every_rung_has_a_prompt_with_the_idea_in_its_question(rung: Rung) -> None:
-    methods = rungs.methods_for(rung, parent())
+    methods = rungs.methods_for(rung, parent(), BUILT_IN)
     client = Scripted("some text")
     assignment = Assignment(rung=rung, parent=parent(), method=methods[0] if methods else "", insight=INSIGHT)
     researcher.write(client, assignment, prompts=PROMPTS, key="k", sampling=SAMPLING)
@@ -76,7 +77,7 @@ def test_every_rung_has_a_prompt_with_the_idea_in_its_question(rung: Rung) -> No
 
 def test_the_system_message_is_the_same_for_two_assignments_of_a_rung() -> None:
     client = Scripted("a", "b")
-    for method in rungs.methods_for("grammar_edit", parent())[:2]:
+    for method in rungs.methods_for("grammar_edit", parent(), BUILT_IN)[:2]:
         assignment = Assignment(rung="grammar_edit", parent=parent(), method=method, insight=INSIGHT)
         researcher.write(client, assignment, prompts=PROMPTS, key=method, sampling=SAMPLING)
     first, second = client.asked

@@ -17,6 +17,7 @@ from arch_search.domains.linear_attention import SEED_PROGRAM
 from arch_search.errors import ProposalError
 from arch_search.proposals import splice
 from arch_search.proposals.mutation import mutate
+from arch_search.proposals.registry import BUILT_IN
 from arch_search.proposals.rendering import MIXER
 from arch_search.proposals.rendering import render as rendered
 from cognition_db.experience.archive import ArchiveContents
@@ -26,7 +27,7 @@ Invent = Callable[..., Any]
 HELPER = "def extra(self, v: Tensor) -> Tensor:\n    return v.cumsum(2)\n"
 VALUES = "def values(self, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:\n    return self.extra(v)\n"
 WITH_METHOD = rendered(
-    splice.put_method(splice.put_method(SEED_PROGRAM, MIXER, "extra", HELPER), MIXER, "values", VALUES), ""
+    splice.put_method(splice.put_method(SEED_PROGRAM, MIXER, "extra", HELPER), MIXER, "values", VALUES), "", BUILT_IN
 )
 WITH_FUNCTION = SEED_PROGRAM + "\n\ndef helper() -> None:\n    return None\n"
 
@@ -46,14 +47,14 @@ def test_programs_of_hooks_alone_are_inside_and_new_methods_functions_and_text_a
     candidate_of: Invent,
 ) -> None:
     reference = as_candidate(SEED_PROGRAM, candidate_of("deltanet"))
-    mutated = mutate(reference, np.random.default_rng(3)).program
-    assert not is_outside(SEED_PROGRAM, SEED_PROGRAM)
-    assert not is_outside(mutated, SEED_PROGRAM)
-    assert is_outside(WITH_METHOD, SEED_PROGRAM)
-    assert is_outside(WITH_FUNCTION, SEED_PROGRAM)
-    assert is_outside(SEED_PROGRAM.replace("conv_size: int = 4", "conv_size: int = 3"), SEED_PROGRAM)
+    mutated = mutate(reference, np.random.default_rng(3), BUILT_IN).program
+    assert not is_outside(SEED_PROGRAM, SEED_PROGRAM, BUILT_IN)
+    assert not is_outside(mutated, SEED_PROGRAM, BUILT_IN)
+    assert is_outside(WITH_METHOD, SEED_PROGRAM, BUILT_IN)
+    assert is_outside(WITH_FUNCTION, SEED_PROGRAM, BUILT_IN)
+    assert is_outside(SEED_PROGRAM.replace("conv_size: int = 4", "conv_size: int = 3"), SEED_PROGRAM, BUILT_IN)
     with pytest.raises(ProposalError):
-        is_outside("class DeltaNet(:", SEED_PROGRAM)
+        is_outside("class DeltaNet(:", SEED_PROGRAM, BUILT_IN)
 
 
 # ---- the table
@@ -64,7 +65,9 @@ def tried(candidate_of: Invent, run_of: Invent, try_of: Invent) -> ArchiveConten
     """Two grammar edits and a refused one, a whole module outside the toolbox and one that does not parse."""
     reference = as_candidate(SEED_PROGRAM, candidate_of("deltanet", arm="baseline", rung="copy", generation=0))
     edits = [
-        as_candidate(mutate(reference, np.random.default_rng(number)).program, candidate_of("edit", slot=number))
+        as_candidate(
+            mutate(reference, np.random.default_rng(number), BUILT_IN).program, candidate_of("edit", slot=number)
+        )
         for number in range(2)
     ]
     module = as_candidate(WITH_FUNCTION, candidate_of("module", slot=3), rung="whole_module")
@@ -87,7 +90,8 @@ def written(one: SlotTry, *, model_s: float = 0.0, tokens: int = 0, program: str
 
 def rows_of(contents: ArchiveContents, **parents: Comparison) -> dict[str, Reach]:
     reference = contents.candidates[0].id
-    return {row.label: row for row in reaches(contents, reference_id=reference, parents=parents, confidence=0.95)}
+    rows = reaches(contents, reference_id=reference, parents=parents, confidence=0.95, toolbox=BUILT_IN)
+    return {row.label: row for row in rows}
 
 
 def test_costs_are_per_admitted_program_and_count_refused_tries(tried: ArchiveContents) -> None:

@@ -14,6 +14,7 @@ from arch_search.drawing import Drawn, draw, with_rungs
 from arch_search.errors import ProposalError
 from arch_search.generation import OpenSlots, SlotPlan, next_round, open_slots, plans_of, slot_plans
 from arch_search.proposals import mutation
+from arch_search.proposals.registry import BUILT_IN
 from arch_search.selection.pool import ParentChoice
 from arch_search.settings import load_config
 from arch_search.steering import Steering
@@ -44,7 +45,15 @@ def drawn(arm: Arm, *, lesson: Lesson | None, attempt: int, rung: Rung = "whole_
     contents = ArchiveContents(candidates=(REFERENCE,), lessons=(lesson,) if lesson else ())
     plan = SlotPlan(0, arm, rung)
     return draw(
-        1, plan, attempt, config=CONFIG, contents=contents, choices=(), reference=REFERENCE, steering=Steering()
+        1,
+        plan,
+        attempt,
+        config=CONFIG,
+        contents=contents,
+        choices=(),
+        reference=REFERENCE,
+        steering=Steering(),
+        toolbox=BUILT_IN,
     )
 
 
@@ -93,7 +102,7 @@ def mutated(number: int, parent: Candidate, *, steps: int = 1) -> Candidate:
     program = parent.program
     for step in range(steps):
         one = replace(parent, program=program, id=candidate_id(program))
-        program = mutation.mutate(one, np.random.default_rng([number, step])).program
+        program = mutation.mutate(one, np.random.default_rng([number, step]), BUILT_IN).program
     return replace(
         parent, id=candidate_id(program), program=program, arm="mutate", generation=1, slot=number,
         parents=(parent.id,), name=f"mutated {number}",
@@ -112,6 +121,7 @@ def drawn_without_model(rung: Rung, measured: Sequence[Candidate], chosen: Seque
         choices=choices,
         reference=REFERENCE,
         steering=Steering(),
+        toolbox=BUILT_IN,
     )
 
 
@@ -140,7 +150,7 @@ def test_before_anything_was_measured_they_have_nothing_to_do(rung: Rung, reason
     drawn = drawn_without_model(rung, (), [])
     assert drawn.parents == (REFERENCE.id,)
     with pytest.raises(ProposalError, match=f"parent {REFERENCE.id} {reason}"):
-        draft_without_model(drawn, REFERENCE, REFERENCE)
+        draft_without_model(drawn, REFERENCE, REFERENCE, (), BUILT_IN)
 
 
 def test_only_slots_on_which_a_model_writes_ask_for_one() -> None:
@@ -208,7 +218,7 @@ def test_a_slot_of_the_ladder_has_a_rung_once_its_try_is_drawn_and_the_others_ke
     drawn = draw(
         1, replace(plans[2], rung="toolbox_program"), 0,
         config=CLIMBING, contents=ArchiveContents(), choices=(), reference=REFERENCE,
-        steering=Steering(),
+        steering=Steering(), toolbox=BUILT_IN,
     )  # fmt: skip
     assert drawn.assignment is not None
     assert drawn.assignment.rung == "toolbox_program"

@@ -27,6 +27,7 @@ LAYERS = [
         "admitting",
         "dispatch",
         "closing",
+        "growing",
         "analysing",
         "judging",
         "summarising",

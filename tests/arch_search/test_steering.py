@@ -25,7 +25,7 @@ from arch_search.integrity import check_campaign
 from arch_search.lease import driver_lease
 from arch_search.opening import fixed_steering
 from arch_search.proposals import mutation
-from arch_search.proposals.registry import BY_HOOK
+from arch_search.proposals.registry import BUILT_IN, BY_HOOK
 from arch_search.protocols import ModelClient
 from arch_search.selection.families import family_of
 from arch_search.selection.pool import ParentChoice
@@ -49,7 +49,7 @@ HAND = '"""Values pass a filter first."""\nimport torch\n\nclass DeltaNet(torch.
 def changed(hook: str, parent: Candidate, *, slot: int) -> Candidate:
     """A child of `parent`, by random changes that leave all hooks but `hook` as they are."""
     others = set(BY_HOOK) - {hook}
-    draft = mutation.mutate(parent, np.random.default_rng(slot), banned=others)
+    draft = mutation.mutate(parent, np.random.default_rng(slot), BUILT_IN, banned=others)
     return replace(
         parent, id=candidate_id(draft.program), program=draft.program, name=f"g1.{slot}-mutate", arm="mutate",
         rung="mutation", generation=1, slot=slot, parents=(parent.id,),
@@ -92,7 +92,7 @@ def tries_of(campaign: Campaign, steering: Steering, attempts: int = 6) -> list[
     return [
         draw(
             2, plan, attempt, config=campaign.config, contents=CONTENTS, choices=CHOICES, reference=REFERENCE,
-            steering=steering,
+            steering=steering, toolbox=BUILT_IN,
         )
         for plan in plans
         for attempt in range(attempts)
@@ -226,7 +226,7 @@ def test_a_banned_family_is_neither_drawn_nor_built_on_nor_admitted(campaign: Ca
     assert refused.refuses
     assert verdict_on(KEYS.program, steering, REFERENCE) is None
     for seed in range(20):
-        draft = mutation.mutate(REFERENCE, np.random.default_rng(seed), banned=steering.banned_families)
+        draft = mutation.mutate(REFERENCE, np.random.default_rng(seed), BUILT_IN, banned=steering.banned_families)
         assert not {"decay", "values"} & set(family_of(draft.program, REFERENCE.program))
 
 

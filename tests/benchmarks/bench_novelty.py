@@ -32,6 +32,7 @@ from arch_search.proposals.assignment import Assignment
 from arch_search.proposals.fingerprint import normal_form
 from arch_search.proposals.mutation import mutate
 from arch_search.proposals.nearness import changes, similarity
+from arch_search.proposals.registry import BUILT_IN
 from arch_search.settings import load_config
 from cognition_db.records import Candidate, candidate_id
 from tests.benchmarks.recorded_slurm import keep_table
@@ -89,7 +90,7 @@ def programs(mutations: int) -> Iterator[str]:
     rng, parents = np.random.default_rng(1), [seed]
     for number in range(mutations):
         parent = parents[int(rng.integers(len(parents)))]
-        program = mutate(parent, np.random.default_rng([2, number])).program
+        program = mutate(parent, np.random.default_rng([2, number]), BUILT_IN).program
         parents += [_candidate(program)] if len(parents) < PARENTS else []
         yield program
 

@@ -23,6 +23,7 @@ from arch_search.opening import closed_rungs
 from arch_search.proposals.assignment import Assignment
 from arch_search.proposals.fingerprint import normal_form
 from arch_search.proposals.mutation import mutate
+from arch_search.proposals.registry import BUILT_IN
 from arch_search.proposals.rungs import program_from_reply
 from arch_search.proposing import require_domain
 from arch_search.selection.pool import ParentChoice
@@ -151,7 +152,7 @@ def test_feed_forward_programs_are_drawn_insights_on_them_alone_and_are_mutated_
         contents = ArchiveContents()
         return draw(
             1, plan, attempt, config=config, contents=contents, choices=choices, reference=REFERENCE,
-            steering=Steering(),
+            steering=Steering(), toolbox=BUILT_IN,
         )  # fmt: skip
 
     tries = [drawn("evolve", "method_splice", attempt) for attempt in range(20)]
@@ -170,7 +171,7 @@ def test_the_names_that_the_framework_goes_by_are_part_of_what_a_program_is():
 
 
 def test_random_changes_of_the_feed_forward_reference_are_many():
-    made = {normal_form(mutate(REFERENCE, np.random.default_rng(n)).program) for n in range(40)}
+    made = {normal_form(mutate(REFERENCE, np.random.default_rng(n), BUILT_IN).program) for n in range(40)}
     assert len(made) >= 8
     assert normal_form(SEED) not in made
 
@@ -182,7 +183,14 @@ def test_without_a_toolbox_the_ladder_has_the_free_rungs_alone_and_must_have_one
     wanting = tuple((plan, 0) for plan in slot_plans(config))
     steering = Steering(closed_rungs=closed_rungs(config, Steering(), REFERENCE))
     drawn = with_rungs(
-        1, wanting, config=config, contents=ArchiveContents(), tries=(), reference=REFERENCE, steering=steering
+        1,
+        wanting,
+        config=config,
+        contents=ArchiveContents(),
+        tries=(),
+        reference=REFERENCE,
+        steering=steering,
+        toolbox=BUILT_IN,
     )
     ladder = [plan.rung for (before, _), (plan, _) in zip(wanting, drawn, strict=True) if before.rung is None]
     assert ladder == ["method_splice", "whole_module", "method_splice"]

@@ -9,6 +9,7 @@ import torch
 
 from arch_search.domains.linear_attention import SEED_PROGRAM
 from arch_search.proposals import rendering, rungs
+from arch_search.proposals.registry import BUILT_IN
 from kernels.gated_delta_rule.naive import gated_delta_rule_naive
 
 
@@ -59,9 +60,9 @@ def test_write_strength_and_decay_out_of_range_are_guarded():
 
 def test_it_is_what_our_own_rendering_gives():
     header = SEED_PROGRAM.split('"""')[1].rstrip("\n").rsplit("\n", 1)[0]
-    assert rendering.render(SEED_PROGRAM, header) == SEED_PROGRAM
+    assert rendering.render(SEED_PROGRAM, header, BUILT_IN) == SEED_PROGRAM
 
 
 def test_all_hooks_can_be_edited():
     hooks = ("feature_map", "values", "write_strength", "decay", "mix_paths", "output_gate")
-    assert rungs.editable_methods(SEED_PROGRAM) == hooks
+    assert rungs.editable_methods(SEED_PROGRAM, BUILT_IN) == hooks

@@ -9,15 +9,16 @@ import torch
 from arch_search.errors import ProposalError
 from arch_search.proposals import mutation, placebo, rungs
 from arch_search.proposals.fingerprint import normal_form
+from arch_search.proposals.registry import BUILT_IN
 
 
 def test_mutations_of_mutations_are_valid_causal_changed_programs(seed, candidate, build, leak):
     for start in range(4):
         parent = seed
         for step in range(3):
-            draft = mutation.mutate(parent, np.random.default_rng([start, step]))
+            draft = mutation.mutate(parent, np.random.default_rng([start, step]), BUILT_IN)
             assert normal_form(draft.program) != normal_form(parent.program)
-            assert rungs.editable_methods(draft.program)
+            assert rungs.editable_methods(draft.program, BUILT_IN)
             parent = candidate(draft.program)
         module = build(parent.program)
         assert torch.isfinite(module(torch.randn(2, 7, 16))).all()
@@ -25,26 +26,26 @@ def test_mutations_of_mutations_are_valid_causal_changed_programs(seed, candidat
 
 
 def test_the_same_random_stream_gives_the_same_mutation(seed):
-    first, second = (mutation.mutate(seed, np.random.default_rng(4)).program for _ in range(2))
+    first, second = (mutation.mutate(seed, np.random.default_rng(4), BUILT_IN).program for _ in range(2))
     assert first == second
-    assert first != mutation.mutate(seed, np.random.default_rng(5)).program
+    assert first != mutation.mutate(seed, np.random.default_rng(5), BUILT_IN).program
 
 
 def test_mutations_reach_every_hook(seed):
-    touched = {mutation.mutate(seed, np.random.default_rng(i)).motivation.split(":")[0] for i in range(25)}
+    touched = {mutation.mutate(seed, np.random.default_rng(i), BUILT_IN).motivation.split(":")[0] for i in range(25)}
     assert touched >= {"feature_map", "values", "write_strength", "decay", "mix_paths", "output_gate", "mix"}
 
 
 def test_a_mutation_never_loosens_the_guard_of_write_strength_and_decay(seed, candidate):
     parent = seed
     for step in range(12):
-        parent = candidate(mutation.mutate(parent, np.random.default_rng(step)).program)
+        parent = candidate(mutation.mutate(parent, np.random.default_rng(step), BUILT_IN).program)
     assert "(zero + beta).clamp(0, 2)" in parent.program
     assert "(zero + g).clamp(-20, 0)" in parent.program
 
 
 def test_a_program_outside_the_toolbox_is_mutated_too(free_parent):
-    draft = mutation.mutate(free_parent, np.random.default_rng(0))
+    draft = mutation.mutate(free_parent, np.random.default_rng(0), BUILT_IN)
     assert "became" in draft.motivation
     assert draft.class_name == "Ema"
 
@@ -52,7 +53,7 @@ def test_a_program_outside_the_toolbox_is_mutated_too(free_parent):
 def test_a_program_with_nothing_to_change_is_refused(candidate):
     bare = "import torch\nclass DeltaNet(torch.nn.Module):\n    def forward(self, x):\n        return x\n"
     with pytest.raises(ProposalError, match="no random change"):
-        mutation.mutate(candidate(bare), np.random.default_rng(0))
+        mutation.mutate(candidate(bare), np.random.default_rng(0), BUILT_IN)
 
 
 def test_a_placebo_computes_the_same_from_the_same_weights_but_draws_others(seed, build):

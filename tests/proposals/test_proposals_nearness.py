@@ -7,6 +7,7 @@ import pytest
 from arch_search.domains.linear_attention import SEED_PROGRAM
 from arch_search.proposals import splice
 from arch_search.proposals.nearness import changes, similarity
+from arch_search.proposals.registry import BUILT_IN
 from arch_search.proposals.rendering import MIXER, render
 
 
@@ -16,7 +17,7 @@ def with_hooks(**results: str) -> str:
     for name, result in results.items():
         source = splice.method_source(program, MIXER, name)
         program = splice.put_method(program, MIXER, name, source[: source.index("return")] + f"return {result}\n")
-    return render(program, "")
+    return render(program, "", BUILT_IN)
 
 
 def alike(one: str, other: str) -> float:

@@ -15,6 +15,7 @@ from arch_search.domains.linear_attention import SEED_PROGRAM
 from arch_search.errors import ProposalError
 from arch_search.proposals import mutation, splice
 from arch_search.proposals.fingerprint import normal_form
+from arch_search.proposals.registry import BUILT_IN
 from arch_search.proposals.rendering import MIXER, render
 
 MIX_PATHS = "def mix_paths(self, o, q, k, v, x):\n    return o\n"
@@ -42,7 +43,9 @@ class Layer(nn.Module):
 def mixing(result: str) -> str:
     """The seed program with another result of mix_paths."""
     return render(
-        splice.put_method(SEED_PROGRAM, MIXER, "mix_paths", MIX_PATHS.replace("return o", f"return {result}")), ""
+        splice.put_method(SEED_PROGRAM, MIXER, "mix_paths", MIX_PATHS.replace("return o", f"return {result}")),
+        "",
+        BUILT_IN,
     )
 
 
@@ -291,7 +294,7 @@ def test_mutations_of_one_form_behave_alike(seed, build, candidate) -> None:
     seen: dict[str, list[float]] = {}
     parent = seed
     for number in range(16):
-        program = mutation.mutate(parent, np.random.default_rng(number)).program
+        program = mutation.mutate(parent, np.random.default_rng(number), BUILT_IN).program
         swapped = _written_otherwise(program, random.Random(number))
         assert normal_form(swapped) == normal_form(program)
         parent = candidate(program) if number % 5 == 0 else parent

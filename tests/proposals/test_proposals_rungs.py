@@ -10,6 +10,7 @@ import torch
 from arch_search.errors import ProposalError
 from arch_search.proposals import rungs
 from arch_search.proposals.assignment import Assignment
+from arch_search.proposals.registry import BUILT_IN
 from arch_search.proposals.rendering import is_toolbox_program
 from cognition_db.records import Insight
 
@@ -51,7 +52,7 @@ def test_an_edit_becomes_a_readable_program_that_can_be_edited_again(seed, candi
     assert "not checked: gate the output with the input" in header
     assert max(len(line) for line in draft.program.splitlines()) <= 120
     child = candidate(draft.program)
-    assert rungs.editable_methods(child.program) == rungs.editable_methods(seed.program)
+    assert rungs.editable_methods(child.program, BUILT_IN) == rungs.editable_methods(seed.program, BUILT_IN)
     again = "def decay(self, q, k, v, x):\n    return -0.05 * F.softplus(self.p.lin1('f', x))\n"
     grandchild = rungs.program_from_reply(edit(child, "decay"), again).program
     assert 'self.p.lind("gate", x)' in grandchild
@@ -75,8 +76,8 @@ def test_lines_that_nothing_reads_and_hooks_that_nothing_calls_are_left_out(seed
     program = rungs.program_from_reply(Assignment(rung="grammar_program", parent=seed), TWO).program
     assert "a2 =" not in program
     assert "def write_strength" not in program
-    assert "write_strength" not in rungs.editable_methods(program)
-    assert "decay" in rungs.editable_methods(program)
+    assert "write_strength" not in rungs.editable_methods(program, BUILT_IN)
+    assert "decay" in rungs.editable_methods(program, BUILT_IN)
 
 
 def test_a_toolbox_program_is_taken_with_and_without_a_fence_and_with_prose_behind_it(seed):
@@ -119,7 +120,7 @@ def test_a_whole_module_is_the_longest_block_dedented(seed, build):
     )
     reply = f'{{"motivation":"only a projection"}}\n```\nx = 1\n```\n```python\n{body}```\n'
     draft = rungs.program_from_reply(Assignment(rung="whole_module", parent=seed), reply)
-    assert not is_toolbox_program(draft.program)
+    assert not is_toolbox_program(draft.program, BUILT_IN)
     assert "only a projection" in draft.program
     assert build(draft.program)(torch.randn(1, 3, 16)).shape == (1, 3, 16)
 
@@ -195,10 +196,10 @@ def test_a_program_nested_without_end_is_refused(depth, seed):
 
 
 def test_rungs_of_a_parent_follow_from_its_program(seed, free_parent):
-    assert rungs.rungs_for(seed)[0] == "grammar_edit"
-    assert rungs.rungs_for(free_parent) == ("method_splice", "whole_module")
-    assert rungs.methods_for("method_splice", free_parent) == ("shape", "forward")
-    assert rungs.methods_for("grammar_edit", free_parent) == ()
+    assert rungs.rungs_for(seed, BUILT_IN)[0] == "grammar_edit"
+    assert rungs.rungs_for(free_parent, BUILT_IN) == ("method_splice", "whole_module")
+    assert rungs.methods_for("method_splice", free_parent, BUILT_IN) == ("shape", "forward")
+    assert rungs.methods_for("grammar_edit", free_parent, BUILT_IN) == ()
 
 
 def test_a_rung_that_the_parent_cannot_take_is_refused(seed, free_parent):
@@ -211,7 +212,7 @@ def test_a_rung_that_the_parent_cannot_take_is_refused(seed, free_parent):
 
 
 def test_only_grammar_rungs_carry_a_grammar(seed):
-    for rung in rungs.rungs_for(seed):
+    for rung in rungs.rungs_for(seed, BUILT_IN):
         task = rungs.writing_task(Assignment(rung=rung, parent=seed, method="decay", insight=INSIGHT))
         assert (task.grammar is not None) == rung.startswith("grammar_")
         assert "CLAIM" in task.facts["insight"]
@@ -219,7 +220,7 @@ def test_only_grammar_rungs_carry_a_grammar(seed):
 
 
 def test_an_example_never_shows_the_method_that_is_asked(seed):
-    for method in rungs.editable_methods(seed.program):
+    for method in rungs.editable_methods(seed.program, BUILT_IN):
         task = rungs.writing_task(edit(seed, method))
         assert len(task.examples) == 2
         assert all(f"def {method}(" not in answer for _, answer in task.examples)
@@ -236,7 +237,7 @@ def test_a_whole_module_that_changed_a_toolbox_piece_takes_only_the_free_rungs(s
     assert changed != seed.program
     helped = seed.program.replace("class Learned", "def helper(x):\n    return x\n\n\nclass Learned")
     for program in (changed, helped):
-        assert rungs.rungs_for(candidate(program)) == ("method_splice", "whole_module")
+        assert rungs.rungs_for(candidate(program), BUILT_IN) == ("method_splice", "whole_module")
 
 
 def test_a_splice_into_a_toolbox_program_gets_the_pieces_it_uses(seed):
@@ -244,4 +245,4 @@ def test_a_splice_into_a_toolbox_program_gets_the_pieces_it_uses(seed):
     draft = rungs.program_from_reply(Assignment(rung="method_splice", parent=seed, method="output_gate"), reply)
     assert "def avg(" in draft.program
     assert "def prev(" in draft.program
-    assert is_toolbox_program(draft.program)
+    assert is_toolbox_program(draft.program, BUILT_IN)

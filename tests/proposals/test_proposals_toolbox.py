@@ -9,7 +9,7 @@ import torch
 
 from arch_search.models.toolbox import functions
 from arch_search.models.toolbox.learned import Learned
-from arch_search.proposals.registry import HOOKS, MIX, PRIMITIVES, Primitive, toolbox_text
+from arch_search.proposals.registry import BUILT_IN, HOOKS, MIX, PRIMITIVES, Primitive, toolbox_text
 
 B, H, T, D = 2, 2, 40, 8
 _CASES = [(primitive, signature) for primitive in PRIMITIVES for signature in primitive.signatures]
@@ -183,7 +183,7 @@ def test_a_quantity_that_the_dry_call_did_not_reach_is_refused():
 
 
 def test_the_prompt_lists_every_primitive_once():
-    text = toolbox_text()
+    text = toolbox_text(BUILT_IN)
     for primitive in PRIMITIVES:
         assert (
             text.count(f"{primitive.call}(") + text.count(f"{primitive.call},") + text.count(f"{primitive.call} ") == 1

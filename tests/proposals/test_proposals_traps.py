@@ -11,6 +11,7 @@ from arch_search.drawing import refusal
 from arch_search.errors import ProposalError
 from arch_search.proposals import rungs
 from arch_search.proposals.assignment import Assignment
+from arch_search.proposals.registry import BUILT_IN
 from cognition_db.records import canonical_json, to_json
 
 GATE = "def shape(self, y):\n    return torch.tanh(y) * torch.sigmoid(y)\n"
@@ -58,7 +59,7 @@ def test_a_program_that_no_later_step_could_read_is_refused(seed, body, said):
 
 def test_a_class_that_leaves_all_to_its_base_is_no_parent_of_splices(candidate):
     program = "from torch import nn\n\n\nclass Base(nn.Module):\n    pass\n\n\nclass DeltaNet(Base):\n    pass\n"
-    assert rungs.rungs_for(candidate(program)) == ("whole_module",)
+    assert rungs.rungs_for(candidate(program), BUILT_IN) == ("whole_module",)
 
 
 def test_a_class_without_a_constructor_can_be_spliced(candidate):
