@@ -19,6 +19,7 @@ from arch_search.models import gallery
 from arch_search.models.fast_path import Form, replaced, replacements, verified
 from arch_search.models.loading import build_mixer, load_mixer_class
 from arch_search.proposals.mutation import mutate
+from arch_search.proposals.registry import BUILT_IN
 from cognition_db.records import Candidate, candidate_id
 from kernels.dispatch import recorded_choices
 
@@ -204,7 +205,7 @@ def test_every_one_of_ten_random_mutants_of_the_reference_runs_on_the_operator(t
         id=candidate_id(text), name="deltanet", generation=0, slot=0, arm="baseline", rung="copy", parents=(),
         motivation="", program=text, class_name="DeltaNet", parameter_count=0,
     )  # fmt: skip
-    mutants = {mutate(reference, np.random.default_rng(number)).program for number in range(10)}
+    mutants = {mutate(reference, np.random.default_rng(number), BUILT_IN).program for number in range(10)}
     assert len(mutants) > 7
     for mutant in sorted(mutants):
         program, mixer = loaded(tmp_path, mutant)
