@@ -16,6 +16,7 @@ from arch_search.analysis.statistics import Comparison
 from arch_search.domains.linear_attention import SEED_PROGRAM
 from arch_search.errors import ProposalError
 from arch_search.proposals import splice
+from arch_search.proposals.growth import Growth, Offer
 from arch_search.proposals.mutation import mutate
 from arch_search.proposals.registry import BUILT_IN
 from arch_search.proposals.rendering import MIXER
@@ -154,3 +155,20 @@ def test_the_report_shows_the_table(tried: ArchiveContents, facts_of: Invent) ->
     assert "What rungs cost, and how far they reach" in page
     assert "<td>whole module</td>" in page
     assert "Outside the toolbox" not in render(replace(tried, tries=()), facts=facts_of(tried))
+
+
+def test_the_report_lists_what_was_offered_to_the_toolbox_and_why_it_did_not_enter(
+    invent: Invent, facts_of: Invent
+) -> None:
+    contents = invent()
+    refused = Offer(
+        candidate_id="1f2e3d4c", gain=0.012, low=0.01, high=0.02, line=7, reason="it is l2norm in other words"
+    )
+    entered = replace(
+        refused, candidate_id="5a6b7c8d", name="found_0a1b2c3d", source="def found_0a1b2c3d(v): ...", reason=""
+    )
+    page = render(contents, facts=facts_of(contents, growths=(Growth(), Growth(offers=(refused, entered)))))
+    assert "What entered the toolbox" in page
+    assert "it is l2norm in other words" in page
+    assert "found_0a1b2c3d" in page
+    assert "What entered the toolbox" not in render(contents, facts=facts_of(contents, growths=(Growth(),)))
