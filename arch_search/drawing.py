@@ -14,6 +14,7 @@ from arch_search.domains import Domain, domain_named
 from arch_search.generation import OpenSlots, SlotPlan, rungs_up_to, slot_plans
 from arch_search.proposals import rungs
 from arch_search.proposals.assignment import Assignment, Draft
+from arch_search.proposals.fingerprint import normal_form_or_empty
 from arch_search.proposals.registry import BUILT_IN, Toolbox
 from arch_search.protocols import ModelReply
 from arch_search.selection import ladder, policies
@@ -90,6 +91,11 @@ def parent_choices(
     )
 
 
+def known_forms(contents: ArchiveContents, reference: Candidate) -> frozenset[str]:
+    """Normal forms of the programs that were measured, and of the reference."""
+    return frozenset(normal_form_or_empty(one.program) for one in (*contents.candidates, reference))
+
+
 def with_rungs(
     number: int,
     wanting: OpenSlots,
@@ -163,7 +169,10 @@ def draw(
     words = steering.words(plan.arm, plan.drawn_rung, slot=plan.slot, pin=pin)
     if not plan.asks_model:
         following = (*choices[first + 1 :], *choices[: first + 1])
-        partner = second_parent(choice.parent, following, contents, toolbox) if plan.rung == "crossover" else None
+        partner = None
+        if plan.rung == "crossover":
+            known = known_forms(contents, reference)
+            partner = second_parent(choice.parent, following, contents, known=known, toolbox=toolbox)
         return Drawn(plan, attempt, seed, choice.parent, None, partner, words)
     rng = np.random.default_rng(seed)
     # the control knows nothing of what was measured, nor of what grew from it

@@ -109,7 +109,7 @@ class Proposer:
                 past = Past(tries=(*contents.tries, *earlier), outcomes=measured)
                 drawn = [informed(number, one, past) for one in self._drawn(number, wanting, contents, choices, tries)]
                 self._prepare_client(drawn)
-                written = self._all(pool, lambda one: self._write(number, one, writer), drawn)
+                written = self._all(pool, lambda one: self._write(number, one, contents, writer), drawn)
                 resumed = [one for one in tries if one.proposal.attempt == wanting[0][1]]
                 checked = self._checked(number, written, contents, past, resumed)
                 for tried in self._reviewed(pool, checked, contents):
@@ -148,7 +148,7 @@ class Proposer:
 
     # ---- write
 
-    def _write(self, number: int, drawn: Drawn, writer: Writer) -> Written:
+    def _write(self, number: int, drawn: Drawn, contents: ArchiveContents, writer: Writer) -> Written:
         plan, reference = drawn.plan, self._reference
         if plan.arm == "baseline":
             return Written(drawn, baseline_draft(plan, self._domain, self._config.campaign.baselines), None, None)
@@ -161,10 +161,15 @@ class Proposer:
             return Written(drawn, draft, None, None)
         try:
             if drawn.assignment is None:
-                banned = self._steering.banned_families
-                return Written(
-                    drawn, draft_without_model(drawn, drawn.parent, reference, banned, self._toolbox), None, None
+                draft = draft_without_model(
+                    drawn,
+                    drawn.parent,
+                    reference,
+                    contents=contents,
+                    banned=self._steering.banned_families,
+                    toolbox=self._toolbox,
                 )
+                return Written(drawn, draft, None, None)
             return writer.write(number, drawn, drawn.assignment)
         except ProposalError as error:
             return Written(drawn, None, None, refusal("program", error))

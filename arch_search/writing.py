@@ -18,7 +18,7 @@ from arch_search.analysis.digest import Summary
 from arch_search.analysis.lessons import WORDS, numbers_for_analyst
 from arch_search.analysis.relatives import Measured, lineage_of
 from arch_search.campaign import Campaign
-from arch_search.drawing import Drawn, Written, refusal
+from arch_search.drawing import Drawn, Written, known_forms, refusal
 from arch_search.errors import ProposalError, ReplyError
 from arch_search.proposals import crossover, mutation, rungs, simplify
 from arch_search.proposals.assignment import Assignment, Draft, Section
@@ -33,7 +33,13 @@ _RECENT = 8  # programs made from a parent that its Planner is shown, the last f
 
 
 def draft_without_model(
-    drawn: Drawn, parent: Candidate, reference: Candidate, banned: Container[str], toolbox: Toolbox
+    drawn: Drawn,
+    parent: Candidate,
+    reference: Candidate,
+    *,
+    contents: ArchiveContents,
+    banned: Container[str],
+    toolbox: Toolbox,
 ) -> Draft:
     """The program of a rung that asks no model; raises ProposalError where it has nothing to do."""
     rng = np.random.default_rng(drawn.seed)
@@ -44,9 +50,9 @@ def draft_without_model(
     if drawn.partner is None:
         raise ProposalError(
             f"parent {parent.id} has nobody to be crossed with: no other program that was chosen as a parent is built "
-            "on the toolbox and differs from it in two or more hooks"
+            "on the toolbox, differs from it in two or more hooks and has a crossing with it that is new"
         )
-    return crossover.cross(parent, drawn.partner, reference, rng, toolbox)
+    return crossover.cross(parent, drawn.partner, known_forms(contents, reference), rng, toolbox)
 
 
 class Writer:

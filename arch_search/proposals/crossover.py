@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -16,6 +18,14 @@ from arch_search.proposals.rendering import header, is_toolbox_program, render
 from cognition_db.records import Candidate
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crossing:
+    """The parent's program with these hooks of the other one."""
+
+    hooks: tuple[str, ...]
+    program: str
+
+
 def can_cross(parent: Candidate, other: Candidate, toolbox: Toolbox) -> bool:
     """Whether a crossing may be neither of the two: with one hook that differs it is always one of them."""
     if not all(is_toolbox_program(one.program, toolbox) for one in (parent, other)):
@@ -23,29 +33,37 @@ def can_cross(parent: Candidate, other: Candidate, toolbox: Toolbox) -> bool:
     return len(hooks.movable(parent.program, other.program)) > 1
 
 
-def cross(
-    parent: Candidate, other: Candidate, reference: Candidate, rng: np.random.Generator, toolbox: Toolbox
-) -> Draft:
-    """The parent with one or more hooks of the other, in which they differ.
+def crossings(parent: Candidate, other: Candidate, known: Container[str], toolbox: Toolbox) -> Iterator[Crossing]:
+    """Every way to put one or more hooks of the other, in which they differ, into the parent that gives something new.
 
-    Raises ProposalError where every crossing is one of the two, or the reference.
+    `known` are the normal forms of programs that there are; the two are left out in any case.
     """
     names = hooks.movable(parent.program, other.program) if can_cross(parent, other, toolbox) else ()
-    choices = [chosen for size in range(1, len(names) + 1) for chosen in combinations(names, size)]
-    known = {normal_form(one.program) for one in (parent, other, reference)}
-    for index in rng.permutation(len(choices)):
-        program = hooks.with_hooks(parent.program, other.program, choices[int(index)], toolbox)
-        if normal_form(program) in known:
-            continue
-        change = describe_difference(parent.program, program)
-        text = header(origin=f"Parent {parent.id} with hooks of {other.id}.", change=change)
-        return Draft(
-            program=render(program, text, toolbox),
-            class_name=parent.class_name,
-            motivation=change,
-            method="+".join(choices[int(index)]),
+    two = {normal_form(one.program) for one in (parent, other)}
+    for size in range(1, len(names) + 1):
+        for chosen in combinations(names, size):
+            program = hooks.with_hooks(parent.program, other.program, chosen, toolbox)
+            form = normal_form(program)
+            if form not in two and form not in known:
+                yield Crossing(hooks=chosen, program=program)
+
+
+def cross(
+    parent: Candidate, other: Candidate, known: Container[str], rng: np.random.Generator, toolbox: Toolbox
+) -> Draft:
+    """One of the crossings. Raises ProposalError where there is none."""
+    possible = list(crossings(parent, other, known, toolbox))
+    if not possible:
+        raise ProposalError(
+            f"parents {parent.id} and {other.id} have no crossing that is new; "
+            "it takes two programs built on the toolbox that differ in two or more hooks"
         )
-    raise ProposalError(
-        f"parents {parent.id} and {other.id} have no crossing that is new; "
-        "it takes two programs built on the toolbox that differ in two or more hooks"
+    drawn = possible[int(rng.integers(len(possible)))]
+    change = describe_difference(parent.program, drawn.program)
+    text = header(origin=f"Parent {parent.id} with hooks of {other.id}.", change=change)
+    return Draft(
+        program=render(drawn.program, text, toolbox),
+        class_name=parent.class_name,
+        motivation=change,
+        method="+".join(drawn.hooks),
     )

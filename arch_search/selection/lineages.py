@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
-from arch_search.proposals.crossover import can_cross
+from arch_search.proposals.crossover import crossings
 from arch_search.proposals.registry import Toolbox
 from arch_search.selection.pool import ParentChoice
 from cognition_db.experience.archive import ArchiveContents
@@ -12,18 +12,23 @@ from cognition_db.records import Candidate
 
 
 def second_parent(
-    parent: Candidate, choices: Sequence[ParentChoice], contents: ArchiveContents, toolbox: Toolbox
+    parent: Candidate,
+    choices: Sequence[ParentChoice],
+    contents: ArchiveContents,
+    *,
+    known: Container[str],
+    toolbox: Toolbox,
 ) -> Candidate | None:
-    """The first of the policy's choices that can be crossed with `parent` and is of another lineage.
+    """The first of the policy's choices that gives a new crossing with `parent` and is of another lineage.
 
     Where there is none, the first of any lineage. Two programs are of one lineage where they share an ancestor, or
-    are one of it, that the search made.
+    are one of it, that the search made. `known` are the normal forms of programs that there are.
     """
     by_id = {candidate.id: candidate for candidate in contents.candidates}
     mine = ancestry(parent, by_id)
     others = {one.parent.id: one.parent for one in choices if one.parent.arm != "baseline"}
-    crossable = [one for one in others.values() if can_cross(parent, one, toolbox)]
-    return next((one for one in crossable if not mine & ancestry(one, by_id)), next(iter(crossable), None))
+    in_turn = sorted(others.values(), key=lambda one: bool(mine & ancestry(one, by_id)))
+    return next((one for one in in_turn if any(crossings(parent, one, known, toolbox))), None)
 
 
 def ancestry(candidate: Candidate, by_id: Mapping[str, Candidate]) -> set[str]:

@@ -14,6 +14,7 @@ from arch_search.drawing import Drawn, draw, with_rungs
 from arch_search.errors import ProposalError
 from arch_search.generation import OpenSlots, SlotPlan, next_round, open_slots, plans_of, slot_plans
 from arch_search.proposals import mutation
+from arch_search.proposals.crossover import crossings
 from arch_search.proposals.registry import BUILT_IN
 from arch_search.selection.pool import ParentChoice
 from arch_search.settings import load_config
@@ -136,6 +137,15 @@ def test_the_second_parent_of_a_crossing_is_of_another_lineage_where_there_is_on
     assert drawn.parents == (grandchild.id, first.id)
 
 
+def test_who_gives_no_new_crossing_is_not_the_second_parent() -> None:
+    first, other, third = (mutated(number, REFERENCE, steps=3) for number in (1, 2, 5))
+    made = [one.program for one in crossings(first, other, (), BUILT_IN)]
+    children = [replace(other, id=candidate_id(program), program=program) for program in made]
+    choices = [first, other, third]
+    assert drawn_without_model("crossover", (first, other, third), choices).parents == (first.id, other.id)
+    assert drawn_without_model("crossover", (first, other, third, *children), choices).parents == (first.id, third.id)
+
+
 @pytest.mark.parametrize("rung", ["crossover", "simplify"])
 def test_rungs_without_a_model_start_from_a_measured_program_of_the_toolbox(rung: Rung) -> None:
     evolved = mutated(1, REFERENCE)
@@ -150,7 +160,7 @@ def test_before_anything_was_measured_they_have_nothing_to_do(rung: Rung, reason
     drawn = drawn_without_model(rung, (), [])
     assert drawn.parents == (REFERENCE.id,)
     with pytest.raises(ProposalError, match=f"parent {REFERENCE.id} {reason}"):
-        draft_without_model(drawn, REFERENCE, REFERENCE, (), BUILT_IN)
+        draft_without_model(drawn, REFERENCE, REFERENCE, contents=ArchiveContents(), banned=(), toolbox=BUILT_IN)
 
 
 def test_only_slots_on_which_a_model_writes_ask_for_one() -> None:

@@ -145,7 +145,7 @@ def test_every_operator_without_a_model_keeps_or_uses_what_grew(candidate, seed)
     for number in range(3):
         rng = np.random.default_rng(number)
         drafts = [
-            crossover.cross(one, other, seed, rng, TOOLBOX),
+            crossover.cross(one, other, {normal_form(seed.program)}, rng, TOOLBOX),
             simplify.simplify(one, seed, rng, TOOLBOX),
             mutation.mutate(one, rng, TOOLBOX),
         ]

@@ -44,6 +44,10 @@ def body_of(program: str, name: str) -> str:
     return "\n".join(splice.method_source(program, MIXER, name).strip().split("\n")[1:]).replace("    ", "")
 
 
+def known(*programs) -> set[str]:
+    return {normal_form(one.program) for one in programs}
+
+
 # ---- crossover
 
 
@@ -52,7 +56,7 @@ def test_every_hook_of_a_crossing_is_of_one_of_its_parents_and_it_is_neither(
 ) -> None:
     for number in range(4):
         one, other = evolved(number), evolved(number + 10)
-        child = crossover.cross(one, other, seed, np.random.default_rng(number), BUILT_IN).program
+        child = crossover.cross(one, other, known(seed), np.random.default_rng(number), BUILT_IN).program
         assert is_toolbox_program(child, BUILT_IN)
         assert normal_form(child) not in (normal_form(one.program), normal_form(other.program))
         kept, taken = hooks.movable(one.program, child), hooks.movable(other.program, child)
@@ -67,8 +71,8 @@ def test_every_hook_of_a_crossing_is_of_one_of_its_parents_and_it_is_neither(
 def test_a_crossing_is_the_same_for_the_same_random_stream_and_reaches_all_sets_of_hooks(seed, with_body) -> None:
     one = with_body(values="return v", output_gate="return F.silu(o)")
     other = with_body(values="return F.relu(v)", decay='return -F.softplus(self.p.lin1("a", x))')
-    drafts = [crossover.cross(one, other, seed, np.random.default_rng(number), BUILT_IN) for number in range(40)]
-    assert drafts[3] == crossover.cross(one, other, seed, np.random.default_rng(3), BUILT_IN)
+    drafts = [crossover.cross(one, other, known(seed), np.random.default_rng(number), BUILT_IN) for number in range(40)]
+    assert drafts[3] == crossover.cross(one, other, known(seed), np.random.default_rng(3), BUILT_IN)
     # three hooks differ; all three together would be the other parent
     assert {draft.method for draft in drafts} == {
         "values", "decay", "output_gate", "values+decay", "values+output_gate", "decay+output_gate",
@@ -78,8 +82,22 @@ def test_a_crossing_is_the_same_for_the_same_random_stream_and_reaches_all_sets_
 def test_a_crossing_is_not_the_reference_either(seed, with_body) -> None:
     one, other = with_body(values="return v"), with_body(output_gate="return F.silu(o)")
     assert {
-        crossover.cross(one, other, seed, np.random.default_rng(number), BUILT_IN).method for number in range(8)
+        crossover.cross(one, other, known(seed), np.random.default_rng(number), BUILT_IN).method for number in range(8)
     } == {"output_gate"}
+
+
+def test_a_crossing_that_somebody_else_is_already_is_left_out(seed, with_body) -> None:
+    one = with_body(values="return v", output_gate="return F.silu(o)")
+    other = with_body(values="return F.relu(v)", decay='return -F.softplus(self.p.lin1("a", x))')
+    third = with_body(values="return F.relu(v)", output_gate="return F.silu(o)")
+    left = {one.hooks for one in crossover.crossings(one, other, known(seed, third), BUILT_IN)}
+    assert ("values",) not in left
+    assert len(left) == 5
+    every = known(seed, *(candidate for candidate in (one, other))) | {
+        normal_form(crossing.program) for crossing in crossover.crossings(one, other, (), BUILT_IN)
+    }
+    with pytest.raises(ProposalError, match="no crossing that is new"):
+        crossover.cross(one, other, every, np.random.default_rng(0), BUILT_IN)
 
 
 def test_a_moved_mix_brings_the_hooks_that_it_calls(with_body, build) -> None:
@@ -106,13 +124,13 @@ def test_parents_that_differ_in_fewer_than_two_hooks_are_refused_in_one_line(see
     parents = with_body(values="return v"), with_body(**other)
     assert not crossover.can_cross(*parents, BUILT_IN)
     with pytest.raises(ProposalError, match=r"differ in two or more hooks$") as error:
-        crossover.cross(*parents, seed, np.random.default_rng(0), BUILT_IN)
+        crossover.cross(*parents, known(seed), np.random.default_rng(0), BUILT_IN)
     assert all(parent.id in str(error.value) for parent in parents)
 
 
 def test_a_program_outside_the_toolbox_is_no_parent_of_a_crossing(seed, free_parent, evolved) -> None:
     with pytest.raises(ProposalError, match="built on the toolbox"):
-        crossover.cross(free_parent, evolved(1), seed, np.random.default_rng(0), BUILT_IN)
+        crossover.cross(free_parent, evolved(1), known(seed), np.random.default_rng(0), BUILT_IN)
 
 
 def test_a_hook_brings_the_helper_it_calls_and_stays_where_the_other_program_has_another_one(
