@@ -190,7 +190,6 @@ def test_without_a_toolbox_the_ladder_has_the_free_rungs_alone_and_must_have_one
         tries=(),
         reference=REFERENCE,
         steering=steering,
-        toolbox=BUILT_IN,
     )
     ladder = [plan.rung for (before, _), (plan, _) in zip(wanting, drawn, strict=True) if before.rung is None]
     assert ladder == ["method_splice", "whole_module", "method_splice"]

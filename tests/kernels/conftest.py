@@ -1,15 +1,11 @@
-"""Where there is no GPU, Triton kernels run in its interpreter, which must be chosen before they are imported."""
+"""Mends the interpreter of Triton, in which the kernels run where there is no GPU (tests/conftest.py chooses it)."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
-
+if os.environ.get("TRITON_INTERPRET") == "1":
     import triton.language as tl
     from triton.runtime import interpreter
 
