@@ -7,9 +7,11 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from arch_search.admission.request import (
     BYTE_VOCAB,
@@ -30,6 +32,7 @@ from arch_search.errors import JailError
 from arch_search.jail import JailResult, Limits, jailed_python, read_from_jail, run_jailed
 from cognition_db.records import Verdict, from_json, to_json
 
+_Report = TypeVar("_Report", ChildReport, PieceReport)
 _PROCESSES = 64
 _FILE_MB = 16
 # other work may hold the cores; CPU time is the limit that means something
@@ -133,32 +136,15 @@ def watch_pieces(
     program: str, request: PieceRequest, *, settings: Admission, jail: Jail, workdir: Path, python: str = sys.executable
 ) -> tuple[PieceSeen, ...]:
     """What was seen of each function of the request at work; of all nothing where the child left no usable answer."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="watch-", dir=workdir))
-    try:
-        (folder / PROGRAM_FILE).write_text(program)
-        (folder / REQUEST_FILE).write_text(json.dumps(to_json(request)))
-        _run(
-            ["-m", "arch_search.admission.pieces", str(folder.resolve())],
-            folder=folder,
-            settings=settings,
-            jail=jail,
-            python=python,
-        )
-        seen = _read_seen(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with _in_jail("pieces", program, request, settings=settings, jail=jail, workdir=workdir, python=python) as (
+        folder,
+        _,
+    ):
+        report = _read(PieceReport, folder)
+    seen = report.seen if report else ()
     known = {"", "v", *request.calls}
     sound = all(math.isfinite(one.distance) and one.nearest in known for one in seen)
     return seen if sound and len(seen) == len(request.places) else (PieceSeen(),) * len(request.places)
-
-
-def _read_seen(folder: Path) -> tuple[PieceSeen, ...]:
-    try:
-        data = json.loads(read_from_jail(folder, REPORT_FILE, max_bytes=MAX_REPORT_BYTES))
-        return from_json(PieceReport, data).seen
-    except (JailError, ValueError, RecursionError):
-        return ()
 
 
 def _examined(
@@ -166,21 +152,40 @@ def _examined(
 ) -> tuple[ChildReport | None, JailResult]:
     """What the child reported, None where nothing readable is left, and how it ended."""
     settings = request.settings
+    with _in_jail("child", program, request, settings=settings, jail=jail, workdir=workdir, python=python) as (
+        folder,
+        result,
+    ):
+        report = _read(ChildReport, folder)
+        if report is None and result.ended == "exited":
+            _ensure_child_works(folder, settings=settings, jail=jail, python=python)
+    return report and report.printable(), result
+
+
+@contextmanager
+def _in_jail(
+    child: str,
+    program: str,
+    request: Request | PieceRequest,
+    *,
+    settings: Admission,
+    jail: Jail,
+    workdir: Path,
+    python: str,
+) -> Iterator[tuple[Path, JailResult]]:
+    """The folder in which a module of this room has worked on the program, and how it ended."""
     workdir.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="admit-", dir=workdir))
     try:
         (folder / PROGRAM_FILE).write_text(program)
         (folder / REQUEST_FILE).write_text(json.dumps(to_json(request)))
-        command = ["-m", "arch_search.admission.child", str(folder.resolve())]
+        command = ["-m", f"arch_search.admission.{child}", str(folder.resolve())]
         result = _run(command, folder=folder, settings=settings, jail=jail, python=python)
         if result.is_killed_from_outside:  # once: it says nothing of the program
             result = _run(command, folder=folder, settings=settings, jail=jail, python=python)
-        report = _read_report(folder)
-        if report is None and result.ended == "exited":
-            _ensure_child_works(folder, settings=settings, jail=jail, python=python)
+        yield folder, result
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return report, result
 
 
 def _run(command: list[str], *, folder: Path, settings: Admission, jail: Jail, python: str) -> JailResult:
@@ -203,11 +208,11 @@ def _run(command: list[str], *, folder: Path, settings: Admission, jail: Jail, p
     )
 
 
-def _read_report(folder: Path) -> ChildReport | None:
+def _read(form: type[_Report], folder: Path) -> _Report | None:
     """The report where there is one that keeps the form; its content is still only a claim."""
     try:
         data = json.loads(read_from_jail(folder, REPORT_FILE, max_bytes=MAX_REPORT_BYTES))
-        return from_json(ChildReport, data).printable()
+        return from_json(form, data)
     except (JailError, ValueError, RecursionError):
         return None
 

@@ -103,12 +103,9 @@ def replacements(program: ModuleType) -> tuple[Replacement, ...]:
 
     The random generator is left as it was.
     """
-    state = torch.get_rng_state()
-    try:
+    with torch.random.fork_rng(devices=[]):
         found = (_replacement(name, value) for name, value in list(vars(program).items()))
         return tuple(one for one in found if one is not None)
-    finally:
-        torch.set_rng_state(state)
 
 
 def verified(

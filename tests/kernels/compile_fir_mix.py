@@ -6,10 +6,7 @@ Run: python tests/kernels/compile_fir_mix.py
 from __future__ import annotations
 
 import json
-import re
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +14,20 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from kernels.fir_mix.triton import fir_mix_triton
 from kernels.fir_mix.triton_statistics import path_statistics_triton
-
-CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+from tests.kernels import h200
 
 
 class H200:
     """What Triton asks of a device before it compiles."""
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
+        return h200.TARGET
 
     def get_current_device(self) -> int:
         return 0
@@ -48,7 +43,10 @@ def compiled_kernels(width: int, dtype: torch.dtype) -> list[dict[str, Any]]:
 
     def compile_only(self: Any, *arguments: Any, warmup: bool, **options: Any) -> None:
         kernel = launch(self, *arguments, warmup=True, **options)
-        found.append({"kernel": f"{self.__name__} V{width} {dtype}", "local_bytes": local_bytes(kernel.asm["cubin"])})
+        used = h200.usage(kernel.asm["cubin"])
+        found.append(
+            {"kernel": f"{self.__name__} V{width} {dtype}", "local_bytes": used.stack_bytes + used.local_bytes}
+        )
 
     JITFunction.run = compile_only
     try:
@@ -60,16 +58,6 @@ def compiled_kernels(width: int, dtype: torch.dtype) -> list[dict[str, Any]]:
     finally:
         JITFunction.run = launch
     return found
-
-
-def local_bytes(cubin: bytes) -> int:
-    """Memory of a thread beside its registers: what did not fit in them."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [str(CUOBJDUMP), "--dump-resource-usage", file.name]
-        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return sum(int(size) for size in re.findall(r"(?:STACK|LOCAL):(\d+)", usage))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from kernels.linear_cross_entropy import triton as kernels
+from tests.kernels import h200
 
 TYPES = {
     "x": "*bf16",
@@ -32,7 +28,6 @@ TYPES = {
     "V": "i32",
     "stride": "i32",
 }
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 def resources(function: Any, width: int) -> dict[str, Any]:
@@ -43,29 +38,13 @@ def resources(function: Any, width: int) -> dict[str, Any]:
     signature = {name: "constexpr" if name in given else TYPES.get(name, "*fp32") for name in names}
     # as a launch finds them: pointers of torch and the padded stride
     aligned = [name for name in names if signature[name].startswith("*") or name == "stride"]
-    source = ASTSource(
-        function,
-        signature,
-        constexprs={(names.index(name),): value for name, value in given.items()},
-        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
-    )
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        usage = _output(TOOLS / "cuobjdump", "--dump-resource-usage", file.name)
-        code = _output(TOOLS / "nvdisasm", "-c", file.name)
-    found = re.search(r"STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
-    assert found is not None
+    made = h200.compiled(function, signature, given, aligned=aligned, options=options)
+    used, code = h200.usage(made.asm["cubin"]), h200.instructions(made.asm["cubin"])
     return {
-        "shared_bytes": compiled.metadata.shared,
-        "local_bytes": int(found[1]) + int(found[2]),
+        "shared_bytes": made.metadata.shared,
+        "local_bytes": used.stack_bytes + used.local_bytes,
         "matrix_instructions": len(re.findall(r"\bHGMMA", code)),
     }
-
-
-def _output(*command: Path | str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 if __name__ == "__main__":

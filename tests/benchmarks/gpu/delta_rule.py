@@ -14,23 +14,12 @@ from kernels.delta_rule.chunk import delta_rule_chunk
 from kernels.delta_rule.fast import delta_rule
 from kernels.gated_delta_rule.chunk import gated_delta_rule_chunk
 from kernels.gated_delta_rule.fast import gated_delta_rule
-from tests.benchmarks.gpu_rows import Function, Inputs, KernelRow, Variant, Work, compiled
+from kernels.with_fla import delta_rule_fla, gated_delta_rule_fla
+from tests.benchmarks.gpu_rows import Inputs, KernelRow, Variant, Work, compiled
 
 CHUNK = 32
 # of the definition in float32; operands of products are rounded to bfloat16
 TOLERANCE = 3e-2
-
-
-def fla_delta_rule() -> Function:
-    from fla.ops.delta_rule import chunk_delta_rule
-
-    return lambda q, k, v, beta: chunk_delta_rule(q=q, k=k, v=v, beta=beta)[0]
-
-
-def fla_gated_delta_rule() -> Function:
-    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
-
-    return lambda q, k, v, beta, log_g: chunk_gated_delta_rule(q=q, k=k, v=v, g=log_g, beta=beta)[0]
 
 
 def inputs(device: torch.device, *, B: int, T: int, H: int, D: int, gated: bool) -> Inputs:
@@ -44,6 +33,7 @@ def inputs(device: torch.device, *, B: int, T: int, H: int, D: int, gated: bool)
 def row(*, B: int, T: int, H: int, D: int, gated: bool) -> KernelRow:
     ours: Callable[..., Tensor] = gated_delta_rule if gated else delta_rule
     eager: Callable[..., Any] = gated_delta_rule_chunk if gated else delta_rule_chunk
+    theirs: Callable[..., Tensor] = gated_delta_rule_fla if gated else delta_rule_fla
     tokens, per_token = B * T * H, 2.0 * (2 if gated else 1)
     product = 2.0 * tokens * (3 * D * D + 4 * CHUNK * D)
     return KernelRow(
@@ -57,7 +47,7 @@ def row(*, B: int, T: int, H: int, D: int, gated: bool) -> KernelRow:
             Variant(name="ours", make=lambda: ours),
             Variant(name="eager", make=lambda: eager),
             Variant(name="compile", make=compiled(eager)),
-            Variant(name="fla", make=fla_gated_delta_rule if gated else fla_delta_rule),
+            Variant(name="fla", make=lambda: theirs),
         ),
         work={
             # q, k, v and the output once; backward they, their gradients and that of the output again
