@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass as checked
 
 # who may be asked; each prompt says for which of them it is
 LLM_ROLES = ("planner", "researcher", "engineer", "analyst", "judge", "novelty_reviewer", "code_reviewer", "summariser")
+EMBEDDING = "embedding"  # no role of a prompt: a server may be named for it all the same
 _STRICT = ConfigDict(extra="forbid")
 PositiveInt = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -254,6 +255,7 @@ class Roles:
     judge_enabled: bool
     analyst_enabled: bool
     summariser_enabled: bool  # false: summaries are computed alone
+    retrieval: Literal["bm25", "embedding"]  # embedding: BM25 fused with nearness by the server of llm.roles.embedding
 
 
 @checked(frozen=True, slots=True, kw_only=True, config=_STRICT)

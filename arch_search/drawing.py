@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,8 @@ from cognition_db.literature import load_insights, retrieve
 from cognition_db.records import Candidate, Insight, Rung, SlotTry, Verdict, Writing
 
 _LONGEST_REASON = 400  # characters: a reason may quote the reply
+# of each insight, how near an embedding model finds it to what was observed
+Nearness = Callable[[str, Sequence[Insight]], Mapping[str, float]]
 _NEAR = 8  # insights near to what was observed, among which one is drawn: the nearest alone would come again and again
 
 
@@ -152,8 +154,12 @@ def draw(
     reference: Candidate | None,
     steering: Steering,
     toolbox: Toolbox,
+    nearness: Nearness | None = None,
 ) -> Drawn:
-    """Draw try `attempt` at a slot of generation `number`; `choices` are those of `parent_choices`."""
+    """Draw try `attempt` at a slot of generation `number`; `choices` are those of `parent_choices`.
+
+    `nearness` is asked for only where something was observed.
+    """
     entropy = np.random.SeedSequence([config.campaign.seed, number, plan.slot, attempt])
     seed = int(entropy.generate_state(1)[0])
     if plan.arm in ("baseline", "placebo", "hand"):
@@ -182,7 +188,15 @@ def draw(
     useful = set(domain.insight_tags)
     insights = [insight for insight in load_insights() if useful & set(insight.tags)]
     assignment = _assignment(
-        plan, choice, insights, observed=seen, steering=steering, domain=domain, toolbox=usable, rng=rng
+        plan,
+        choice,
+        insights,
+        nearness=nearness(seen, insights) if nearness and seen else None,
+        observed=seen,
+        steering=steering,
+        domain=domain,
+        toolbox=usable,
+        rng=rng,
     )
     return Drawn(plan, attempt, seed, choice.parent, assignment, steering=words)
 
@@ -200,6 +214,7 @@ def _assignment(
     choice: ParentChoice,
     insights: Sequence[Insight],
     *,
+    nearness: Mapping[str, float] | None,
     observed: str,
     steering: Steering,
     domain: Domain,
@@ -212,7 +227,7 @@ def _assignment(
         possible = rungs.methods_for(rung, choice.parent, toolbox)
         methods = [one for one in possible if one not in steering.banned_families]
         method = methods[int(rng.integers(len(methods)))]
-    insight = _insight(insights, rungs.insight_tags(rung, method), observed, rng)
+    insight = _insight(insights, rungs.insight_tags(rung, method), observed, nearness, rng)
     idea = steering.idea_of(plan.slot)
     return Assignment(
         rung=rung,
@@ -236,8 +251,14 @@ def _observed_of(parent: Candidate, contents: ArchiveContents, reference: Candid
     return said or outcome_as_symptom(lesson, parent, reference, metric=metric)
 
 
-def _insight(insights: Sequence[Insight], tags: Sequence[str], observed: str, rng: np.random.Generator) -> Insight:
+def _insight(
+    insights: Sequence[Insight],
+    tags: Sequence[str],
+    observed: str,
+    nearness: Mapping[str, float] | None,
+    rng: np.random.Generator,
+) -> Insight:
     """One of the insights that fit the place of the change (any, where none does), near to what was observed."""
     fitting = [insight for insight in insights if set(tags) & set(insight.tags)] or list(insights)
-    near = retrieve(observed, fitting, _NEAR) if observed else fitting
+    near = retrieve(observed, fitting, _NEAR, nearness) if observed else fitting
     return near[int(rng.integers(len(near)))]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from arch_search.admitting import Admitter
 from arch_search.agents.call_log import CallLog
+from arch_search.baselines import require_domain
 from arch_search.campaign import Campaign
 from arch_search.closing import close_generation, merge_generation
 from arch_search.compacting import compact
@@ -21,7 +22,7 @@ from arch_search.launching import make_launcher, preflight
 from arch_search.lease import Lease
 from arch_search.model_access import ModelAccess
 from arch_search.opening import fixed_steering
-from arch_search.proposing import Proposer, require_domain
+from arch_search.proposing import Proposer
 from arch_search.protocols import ModelClient
 from arch_search.repeating import name_repeats
 from arch_search.reporting import write_campaign_report

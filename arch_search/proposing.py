@@ -11,26 +11,24 @@ from arch_search.admission import static
 from arch_search.admission.runner import AdmissionOrder, AdmissionReport
 from arch_search.admitting import Admitter
 from arch_search.agents.call_log import CallLog
+from arch_search.agents.embedding import Nearness
+from arch_search.baselines import baseline_draft, baseline_name
 from arch_search.campaign import Campaign
-from arch_search.config import Config
-from arch_search.domains import Domain, domain_named
+from arch_search.domains import domain_named
 from arch_search.drawing import Drawn, Written, draw, parent_choices, refusal, with_rungs
-from arch_search.errors import ConfigError, ProposalError
+from arch_search.errors import ProposalError
 from arch_search.generation import (
     OpenSlots,
-    SlotPlan,
     admitted,
-    baseline_plans,
     is_of_search,
     next_round,
     open_slots,
     read_tries,
-    slot_plans,
 )
 from arch_search.growing import toolbox_before
 from arch_search.memory import Known, distinct, is_ours, repeated_failure
 from arch_search.past import Past, informed, outcomes
-from arch_search.proposals import placebo, rungs
+from arch_search.proposals import placebo
 from arch_search.proposals.assignment import Draft
 from arch_search.proposals.fingerprint import normal_form_or_empty
 from arch_search.proposals.registry import BUILT_IN
@@ -90,6 +88,7 @@ class Proposer:
         self._say = say
         self._admitter = Admitter(campaign, launcher, pump)
         self._repairer = Repairer(campaign, client)
+        self._nearness = Nearness(client) if self._config.roles.retrieval == "embedding" else None
         self._vocab = load_corpus(campaign.paths.data).vocab
 
     def fill(self, number: int, contents: ArchiveContents, reference: Candidate | None) -> None:
@@ -138,6 +137,7 @@ class Proposer:
                 reference=reference,
                 steering=steering,
                 toolbox=self._toolbox,
+                nearness=self._nearness,
             )
             for plan, attempt in known
         ]
@@ -360,41 +360,9 @@ class Proposer:
         return future.result()
 
 
-def baseline_name(plan: SlotPlan, domain: Domain, baselines: Sequence[str]) -> str:
-    return baselines[plan.slot - 1] if plan.slot else domain.reference
-
-
 def steered_writing(written: Written) -> Writing | None:
     """The record of the writing with what a researcher had asked for; None where neither says anything."""
     if not written.drawn.steering:
         return written.writing
     by_hand = Writing(origin="hand") if written.drawn.plan.arm == "hand" else Writing()
     return replace(written.writing or by_hand, steering=written.drawn.steering)
-
-
-def require_domain(config: Config) -> None:
-    """ConfigError if a setting asks for what the domain does not have: a baseline, a probe, the toolbox."""
-    domain = domain_named(config.domain.name)
-    for plan in baseline_plans(config):
-        baseline_draft(plan, domain, config.campaign.baselines)
-    if "recall" not in domain.contract.probes:
-        for key, value in (("metric", config.selection.metric), ("policy", config.selection.policy)):
-            if value in ("recall_accuracy", "asi_arch"):
-                raise ConfigError(
-                    f"selection.{key}={value} ranks by recall, which domain {domain.name} is not probed for"
-                )
-    for slot in slot_plans(config):
-        highest, name = slot.rung or config.roles.highest_rung, slot.rung or "ladder"
-        if highest in rungs.TOOLBOX_RUNGS and not rungs.editable_methods(domain.seed_program, BUILT_IN):
-            raise ConfigError(
-                f"campaign.slots.{name} needs the toolbox, of which domain {domain.name} has no program; "
-                "set it to 0 and use method_splice and whole_module"
-            )
-
-
-def baseline_draft(plan: SlotPlan, domain: Domain, baselines: Sequence[str]) -> Draft:
-    """Program text of one baseline; ConfigError if there is none of that name."""
-    if plan.slot == 0:
-        return Draft(program=domain.seed_program, class_name=domain.contract.class_name, motivation="the reference")
-    program = domain.baseline(baseline_name(plan, domain, baselines))
-    return Draft(program=program, class_name="", motivation="a published baseline")

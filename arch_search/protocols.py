@@ -15,7 +15,8 @@ class ModelRequest:
     `key` names the call inside the campaign ("g0001/s003/t0/researcher"): a restarted driver that finds the answer
     to a key in the call log does not ask again. `hints` (role, rung, method) let a recording choose a reply. `prompt`
     names the prompt and its version, as judge@3.
-    At most one of `grammar` (GBNF, xgrammar dialect) and `json_schema` is set; none means free text.
+    At most one of `grammar` (GBNF, xgrammar dialect) and `json_schema` is set; none means free text. With `embeds` the
+    messages are texts to embed, and the reply is a JSON list with the vector of each, float32 in base64.
     """
 
     key: str
@@ -26,6 +27,7 @@ class ModelRequest:
     json_schema: dict[str, Any] | None = None
     hints: dict[str, str] = field(default_factory=dict)
     prompt: str = ""
+    embeds: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 import hydra_conf
-from arch_search.config import LLM_ROLES, Config
+from arch_search.config import EMBEDDING, LLM_ROLES, Config
 from arch_search.errors import ConfigError
 from cognition_db.records import canonical_json, sha256_text
 
@@ -67,6 +67,7 @@ _NEUTRAL = {
     "roles.reviewer.temperature": 0.3,
     "roles.reviewer.top_p": 0.95,
     "roles.reviewer.max_tokens": 160,
+    "roles.retrieval": "bm25",
 }
 # groups of keys that a user names
 _OPEN_ENDED = ("slurm.extra_sbatch.", "llm.job.extra_sbatch.", "llm.endpoints.", "llm.roles.")
@@ -195,13 +196,24 @@ def _require_known_servers(config: Config) -> None:
     """ConfigError where llm.roles names a role or a server that there is not, or is not supported."""
     llm = config.llm
     for role, name in llm.roles.items():
-        if role not in LLM_ROLES:
-            raise ConfigError(f"llm.roles.{role}: no such role; {_nearest(role, LLM_ROLES)}")
+        if role not in (*LLM_ROLES, EMBEDDING):
+            raise ConfigError(f"llm.roles.{role}: no such role; {_nearest(role, (*LLM_ROLES, EMBEDDING))}")
         if name not in llm.endpoints:
             raise ConfigError(f"llm.roles.{role}={name}: no such server; {_nearest(name, list(llm.endpoints))}")
     if llm.roles and llm.kind in ("vllm_batch", "recorded"):
         raise ConfigError(
             f"llm.roles is not supported with llm={llm.kind}, where one model answers for all roles; leave it out"
+        )
+    wanted = config.roles.retrieval == "embedding"
+    if wanted and llm.kind != "recorded" and EMBEDDING not in llm.roles:
+        raise ConfigError(
+            "roles.retrieval=embedding needs the server of an embedding model: llm.endpoints.NAME.base_url=... "
+            f"llm.endpoints.NAME.model=... llm.roles.{EMBEDDING}=NAME (not with llm=vllm_batch)"
+        )
+    if not wanted and EMBEDDING in llm.roles:
+        raise ConfigError(
+            f"llm.roles.{EMBEDDING}={llm.roles[EMBEDDING]}: nothing is embedded with roles.retrieval="
+            f"{config.roles.retrieval}; set it to embedding, or leave the server out"
         )
 
 

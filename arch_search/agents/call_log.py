@@ -189,7 +189,7 @@ def prompt_text(request: ModelRequest) -> str:
         "grammar": request.grammar,
         "json_schema": request.json_schema,
     }
-    return canonical_json(asked)
+    return canonical_json(asked | {"embeds": True} if request.embeds else asked)
 
 
 def _packed(path: Path) -> Path:

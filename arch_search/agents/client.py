@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import openai
 from pydantic import BaseModel, Field
 
 from arch_search.agents.call_log import CallLog, prompt_text
+from arch_search.agents.embedding import EmbeddingAnswer, embedding_arguments
 from arch_search.clean_text import one_line, without_surrogates
 from arch_search.config import Llm
 from arch_search.errors import ModelServerError, ReplyError
@@ -173,7 +174,8 @@ class OpenAiClient:
 
     def _body(self, address: ServerAddress, request: ModelRequest, *, deadline: float) -> bytes:
         """The whole body of the answer. After the deadline nobody waits for it any more, so it is not read on."""
-        create = self._library(address).chat.completions.with_streaming_response.create
+        library = self._library(address)
+        create = (library.embeddings if request.embeds else library.chat.completions).with_streaming_response.create
         with create(**_arguments(address.model, request)) as response:
             body = bytearray()
             try:
@@ -257,12 +259,20 @@ class _Choice(BaseModel):
 class _Answer(BaseModel):
     """What is read of a chat completion; the library itself does not validate what a server sends."""
 
+    NAME: ClassVar[str] = "chat completion"
     model: str = ""
     choices: list[_Choice] = Field(min_length=1)
     usage: Any = None
 
+    def content(self, count: int) -> tuple[str, bool]:
+        """The text, and whether the model ended it itself; `count`, of the messages, does not matter."""
+        choice = self.choices[0]
+        return without_surrogates(choice.message.content or ""), choice.finish_reason == "stop"
+
 
 def _arguments(model: str, request: ModelRequest) -> dict[str, Any]:
+    if request.embeds:
+        return embedding_arguments(model, request)
     arguments: dict[str, Any] = {
         "model": model,
         "messages": list(request.messages),
@@ -279,12 +289,16 @@ def _arguments(model: str, request: ModelRequest) -> dict[str, Any]:
 
 
 def _reply(body: bytes, request: ModelRequest, *, seconds: float) -> ModelReply:
-    answer = _answer(body)
-    choice = answer.choices[0]
-    text = without_surrogates(choice.message.content or "")
+    form: type[_Answer | EmbeddingAnswer] = EmbeddingAnswer if request.embeds else _Answer
+    shown = body.decode("utf-8", "replace")
+    try:
+        answer = form.model_validate(json.loads(shown))
+        text, finished = answer.content(len(request.messages))
+    except (ValueError, RecursionError):
+        raise _TransientError(f"an answer that is no {form.NAME}: {one_line(shown[:80])!r}") from None
     return ModelReply(
         text=text,
-        finished=choice.finish_reason == "stop",
+        finished=finished,
         model=one_line(answer.model, _SHOWN),
         prompt_tokens=_tokens(answer.usage, "prompt_tokens"),
         reply_tokens=_tokens(answer.usage, "completion_tokens"),
@@ -292,14 +306,6 @@ def _reply(body: bytes, request: ModelRequest, *, seconds: float) -> ModelReply:
         prompt_sha256=sha256_text(prompt_text(request)),
         reply_sha256=sha256_text(text),
     )
-
-
-def _answer(body: bytes) -> _Answer:
-    text = body.decode("utf-8", "replace")
-    try:
-        return _Answer.model_validate(json.loads(text))
-    except (ValueError, RecursionError):
-        raise _TransientError(f"an answer that is no chat completion: {one_line(text[:80])!r}") from None
 
 
 def _tokens(usage: Any, name: str) -> int:

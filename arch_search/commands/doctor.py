@@ -12,7 +12,7 @@ from pathlib import Path
 
 from arch_search.commands import doctor_cluster, doctor_offline
 from arch_search.commands.findings import Finding
-from arch_search.config import Config, Llm
+from arch_search.config import EMBEDDING, Config, Llm
 from arch_search.errors import JailError
 from arch_search.jail import rungs
 from arch_search.serving import catalogue, environment, machine, server
@@ -20,7 +20,7 @@ from arch_search.serving.endpoint import foreign_endpoint
 from arch_search.settings import load_config
 from slurm import site
 
-_SERVER_LIMIT_S = 30.0  # for one token of a server of others
+_SERVER_LIMIT_S = 30.0  # for one answer of a server of others
 
 
 def run(options: argparse.Namespace) -> int:
@@ -79,12 +79,13 @@ def examine(llm: Llm) -> Iterator[Finding]:
 
 
 def servers(llm: Llm) -> Iterator[Finding]:
-    """Servers of others that the settings name, each asked for one token."""
+    """Servers of others that the settings name, each asked for one token, or for an embedding."""
     named = {"model": server.external_endpoint(llm, os.environ)} if llm.kind == "endpoint" else {}
     for name, further in llm.endpoints.items():
         named[name] = foreign_endpoint(further.base_url, further.model, further.api_key_env, os.environ)
     for name, endpoint in named.items():
-        failure = server.probe_failure(endpoint, _SERVER_LIMIT_S)
+        embeds = name == llm.roles.get(EMBEDDING)
+        failure = server.probe_failure(endpoint, _SERVER_LIMIT_S, embeds=embeds)
         text = f"{name} ({endpoint.model} at {endpoint.base_url}): {failure or 'answers'}"
         yield Finding(topic="server", good=not failure, text=text, needed=True)
 

@@ -182,12 +182,14 @@ def probe(endpoint: Endpoint, limit_s: float) -> bool:
     return not probe_failure(endpoint, limit_s)
 
 
-def probe_failure(endpoint: Endpoint, limit_s: float) -> str:
-    """Why no completion of one token came back; empty when one did."""
-    question = {"model": endpoint.model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+def probe_failure(endpoint: Endpoint, limit_s: float, *, embeds: bool = False) -> str:
+    """Why no completion of one token (with `embeds`: no embedding) came back; empty when one did."""
+    asked = {"input": ["Hi"]} if embeds else {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    path, field = ("embeddings", "data") if embeds else ("chat/completions", "choices")
     try:
-        answer = json.loads(_ask(endpoint, f"{endpoint.base_url}/chat/completions", question, limit_s))
-        return "" if answer["choices"] else "an answer without choices"
+        question = {"model": endpoint.model, **asked}
+        answer = json.loads(_ask(endpoint, f"{endpoint.base_url}/{path}", question, limit_s))
+        return "" if answer[field] else f"an answer without {field}"
     except urllib.error.HTTPError as error:
         return f"HTTP {error.code} {error.reason}"
     except urllib.error.URLError as error:

@@ -301,7 +301,7 @@ class BadServer:
             def do_POST(self) -> None:
                 asked = Asked(self, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 way = PRESENT
-                if asked.body["max_tokens"] > 1:
+                if asked.body.get("max_tokens", 2) > 1:
                     with guard:
                         way = ways[server.asked % len(ways)]
                         server.asked += 1

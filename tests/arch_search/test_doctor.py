@@ -13,6 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "agents"))
 from bad_server import bad_server
+from embedding_server import embedding_way
 from recorded_server import recorded_way
 
 from arch_search.cli import main
@@ -44,6 +45,15 @@ def test_every_server_of_others_is_asked_for_a_token_and_a_silent_one_is_named()
     assert further.needed
     assert "big (large at http://127.0.0.1:9/v1): " in further.text
     assert "refused" in further.text
+
+
+def test_a_server_of_embeddings_is_asked_for_one() -> None:
+    settings = ["llm=vllm", "roles.retrieval=embedding", "llm.roles.embedding=near", "llm.endpoints.near.model=words"]
+    with bad_server(embedding_way()) as near, bad_server(recorded_way()) as chat:
+        for server, good in ((near, True), (chat, False)):
+            llm = load_config([*settings, f"llm.endpoints.near.base_url={server.endpoint.base_url}"]).llm
+            (found,) = doctor.servers(llm)
+            assert found.good is good, found.text
 
 
 def test_a_server_of_ours_is_not_asked_before_it_is_started() -> None:

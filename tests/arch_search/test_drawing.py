@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 
 from arch_search.analysis.statistics import Verdict
 from arch_search.domains.linear_attention import SEED_PROGRAM
-from arch_search.drawing import Drawn, draw, with_rungs
+from arch_search.drawing import Drawn, Nearness, draw, with_rungs
 from arch_search.errors import ProposalError
 from arch_search.generation import OpenSlots, SlotPlan, next_round, open_slots, plans_of, slot_plans
 from arch_search.proposals import mutation
@@ -22,7 +22,7 @@ from arch_search.steering import Steering
 from arch_search.writing import draft_without_model
 from cognition_db.experience.archive import ArchiveContents
 from cognition_db.literature import load_insights, retrieve
-from cognition_db.records import Analysis, Arm, Candidate, Lesson, Proposal, Rung, SlotTry, candidate_id
+from cognition_db.records import Analysis, Arm, Candidate, Insight, Lesson, Proposal, Rung, SlotTry, candidate_id
 
 LESSON = "Stale content stays in the memory after a change of topic; the delta rule alone does not clear it."
 CONFIG = load_config(["campaign=smoke"])
@@ -42,7 +42,9 @@ def told(text: str = "", *, trigger: str = "", outcome: Verdict = "within_noise"
     )  # fmt: skip
 
 
-def drawn(arm: Arm, *, lesson: Lesson | None, attempt: int, rung: Rung = "whole_module") -> Drawn:
+def drawn(
+    arm: Arm, *, lesson: Lesson | None, attempt: int, rung: Rung = "whole_module", nearness: Nearness | None = None
+) -> Drawn:
     contents = ArchiveContents(candidates=(REFERENCE,), lessons=(lesson,) if lesson else ())
     plan = SlotPlan(0, arm, rung)
     return draw(
@@ -55,6 +57,7 @@ def drawn(arm: Arm, *, lesson: Lesson | None, attempt: int, rung: Rung = "whole_
         reference=REFERENCE,
         steering=Steering(),
         toolbox=BUILT_IN,
+        nearness=nearness,
     )
 
 
@@ -108,6 +111,26 @@ def mutated(number: int, parent: Candidate, *, steps: int = 1) -> Candidate:
         parent, id=candidate_id(program), program=program, arm="mutate", generation=1, slot=number,
         parents=(parent.id,), name=f"mutated {number}",
     )  # fmt: skip
+
+
+def test_an_embedding_model_is_asked_what_is_near_only_where_something_was_observed() -> None:
+    asked: list[str] = []
+
+    def nearness(observed: str, insights: Sequence[Insight]) -> Mapping[str, float]:
+        asked.append(observed)
+        farthest_by_words_first = enumerate(retrieve(observed, insights, len(insights)))
+        return {one.id: float(rank) for rank, one in farthest_by_words_first}
+
+    found = [drawn("evolve", lesson=told(LESSON), attempt=n, nearness=nearness).assignment for n in range(60)]
+    both = {one.insight.id for one in found if one and one.insight}
+    words = insights_drawn("evolve", told(LESSON))
+    assert both & words
+    assert both - words
+    assert set(asked) == {LESSON}
+    asked.clear()
+    drawn("best_of_n", lesson=told(LESSON), attempt=0, nearness=nearness)
+    drawn("evolve", lesson=None, attempt=0, nearness=nearness)
+    assert asked == []
 
 
 def drawn_without_model(rung: Rung, measured: Sequence[Candidate], chosen: Sequence[Candidate]) -> Drawn:

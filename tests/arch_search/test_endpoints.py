@@ -116,6 +116,9 @@ BIG = (f"llm.endpoints.big.base_url={NOWHERE}", "llm.endpoints.big.model=large")
         (("llm.endpoints.big.modle=x",), r"llm\.endpoints\.big\.modle"),
         (("llm=vllm_batch", "llm.roles.judge=big"), "not supported with llm=vllm_batch"),
         (("llm=recorded", "llm.recording=r.jsonl", "llm.roles.judge=big"), "not supported with llm=recorded"),
+        (("roles.retrieval=embedding",), r"embedding needs the server of an embedding model: llm\.endpoints\.NAME"),
+        (("llm=vllm_batch", "roles.retrieval=embedding"), r"not with llm=vllm_batch"),
+        (("llm.roles.embedding=big",), r"llm\.roles\.embedding=big: nothing is embedded with roles\.retrieval=bm25"),
     ],
 )
 def test_a_role_or_server_that_is_not_there_is_refused(settings: tuple[str, ...], said: str) -> None:

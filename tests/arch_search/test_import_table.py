@@ -17,6 +17,7 @@ LAYERS = [
         "generation",
         "driver",
         "drawing",
+        "baselines",
         "proposing",
         "writing",
         "reviewing",

@@ -121,6 +121,18 @@ def test_observations_in_other_words_find_an_insight_that_helps(part: str) -> No
     assert sum(bool(blind.intersection(one["relevant"])) for one in asked) / len(asked) < 0.2
 
 
+def test_what_an_embedding_model_finds_nearest_counts_as_much_as_the_words() -> None:
+    insights, query = load_insights(), "decay gates forget too fast"
+    words = retrieve(query, insights, len(insights))
+    last, tenth = words[-1], words[9]
+    nearness = {one.id: -float(rank) for rank, one in enumerate(words)}
+    assert retrieve(query, insights, 5, nearness) == words[:5]
+    assert tenth in retrieve(query, insights, 5, nearness | {tenth.id: 1.0})
+    # first by words and last by nearness stands where last by words and first by nearness does
+    turned = {one.id: float(rank) for rank, one in enumerate(words)}
+    assert {one.id for one in retrieve(query, insights, 2, turned)} == {words[0].id, last.id}
+
+
 def test_retrieval_does_not_depend_on_the_order_of_the_insights() -> None:
     insights = load_insights()
     query = "decay gates forget too fast"

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from arch_search.agents import prompt_files
+from arch_search.baselines import require_domain
 from arch_search.domains import domain_named
 from arch_search.drawing import draw, with_rungs
 from arch_search.errors import ConfigError, ProposalError
@@ -25,7 +26,6 @@ from arch_search.proposals.fingerprint import normal_form
 from arch_search.proposals.mutation import mutate
 from arch_search.proposals.registry import BUILT_IN
 from arch_search.proposals.rungs import program_from_reply
-from arch_search.proposing import require_domain
 from arch_search.selection.pool import ParentChoice
 from arch_search.settings import config_of_older, config_sha256, load_config
 from arch_search.steering import Steering
