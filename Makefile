@@ -44,7 +44,7 @@ test: install-dev
 
 # The unit tests where there is no network but loopback, as `make test` runs them; fewer: make test-offline ONLY=tests/agents
 test-offline: install-dev
-	@OMP_NUM_THREADS=1 tests/offline.sh "$(BIN)/python" -m pytest -q -n 2 -m "not vllm and not slurm and not gpu and not long and not online" $(ONLY)
+	@OMP_NUM_THREADS=1 tests/offline.sh "$(BIN)/python" -m pytest -q -n 2 --dist loadgroup -m "not vllm and not slurm and not gpu and not long and not online" $(ONLY)
 
 # What takes several minutes each: servers that are killed, hang and reach their time limit on a real Slurm.
 test-long: install-dev

@@ -46,7 +46,7 @@ without() { command -v "$1" >/dev/null 2>&1 || echo "no $1"; }
 # what needs no server of another kind must need no network either: this tier has loopback and nothing else
 no_offline=$(tests/offline.sh --possible)
 [ -n "$no_offline" ] || around=(tests/offline.sh)
-tier unit "" -n 2 -m "not vllm and not slurm and not gpu and not long and not online"
+tier unit "" -n 2 --dist loadgroup -m "not vllm and not slurm and not gpu and not long and not online"
 line="$line offline=$([ -n "$no_offline" ] && echo "skipped($no_offline)" || echo unit)"
 around=()
 tier online "$(ip route show default 2>/dev/null | grep -q . || echo "no network")" -m online

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("published")  # what its tests share takes long to make
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PUBLISHED = sorted((HERE / "published").glob("*.py"))

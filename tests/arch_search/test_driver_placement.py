@@ -25,7 +25,7 @@ from arch_search.paths import CampaignPaths
 from arch_search.settings import load_config
 from arch_search.stopping import StopWatch
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("driver_placement")]  # what its tests share takes long to make
 RESTART_S = 10.0
 WITHIN_S = 120.0
 SMALL = (

@@ -16,7 +16,10 @@ from arch_search.campaign import open_campaign
 from arch_search.domains import domain_named
 from arch_search.integrity import check_campaign
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("feed_forward_campaign"),
+]  # what its tests share takes long to make
 DOMAIN = domain_named("feed_forward")
 # replies of Qwen2.5-Coder-1.5B-Instruct to the prompts of this domain
 RECORDING = Path(__file__).parents[1] / "data" / "recorded_feed_forward.jsonl"

@@ -25,8 +25,8 @@ from arch_search.settings import load_config
 from cognition_db.experience.shard import parse_shard, write_shard
 from cognition_db.records import HIDDEN_SEEDS_FROM, SCHEMA_VERSION
 
-pytestmark = pytest.mark.slow
-KILLS = 50
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("whole_campaign")]  # what its tests share takes long to make
+KILLS = 30
 SMALL = (*SMOKE, "selection.repeat_seeds=1", "selection.parents_from_top=2", "campaign.slots.best_of_n=1")
 
 

@@ -21,7 +21,7 @@ from arch_search.selection.families import family_of
 from arch_search.settings import load_config
 from cognition_db.records import Candidate, SlotTry, to_json
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("steered_campaign")]  # what its tests share takes long to make
 STEERED = (
     *SMALL, "campaign.generations=2", "campaign.baselines=[]", "campaign.seeds_per_candidate=1",
     "campaign.slots.grammar_edit=2", "campaign.slots.grammar_program=1", "campaign.slots.mutation=1",
