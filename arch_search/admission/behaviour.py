@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from arch_search.admission.dispatch_mode import DispatchMode
 from arch_search.admission.request import FINGERPRINT_LENGTH
 from arch_search.admission.subject import Subject, call, draw, is_finite
 from arch_search.models.stand_in import float64_everywhere
@@ -63,7 +63,7 @@ def _in_order_of_use(module: nn.Module, x: Tensor) -> list[nn.Parameter]:
     return met + [parameter for key, parameter in by_id.items() if key not in set(uses.order)]
 
 
-class _FirstUses(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _FirstUses(DispatchMode):
     def __init__(self, wanted: Iterable[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._wanted = set(wanted)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from arch_search.admission.dispatch_mode import DispatchMode
 from arch_search.admission.subject import Subject, call, draw
 from cognition_db.records import Verdict
 
@@ -92,7 +92,7 @@ def _work(subject: Subject, module: torch.nn.Module, T: int) -> Work:
     return Work(elements=counter.elements, largest=counter.largest, operators=counter.operators)
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Counter(DispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.elements = self.largest = self.operators = 0

@@ -48,3 +48,10 @@ def test_the_delta_rule_of_a_program_runs_on_the_operator_where_the_stage_says_s
         curves.append(found.curve_loss)
     assert curves[0] != curves[1]  # another order of summation
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+
+
+def test_no_training_makes_torch_import_its_compiler_which_doubles_the_start(bench: Callable[..., Any]) -> None:
+    found = bench("assert '_dynamo' not in vars(torch)").evaluation()
+    assert found.ending == "finished", found.cause
+    assert found.certificate is not None  # its mode is the one that looks last
+    assert found.certificate.outcome == "passed", found.certificate.reason

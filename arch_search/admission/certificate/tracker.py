@@ -8,24 +8,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-
-# every dispatch mode makes torch import it, and it replaces functions of torch: not in the middle of a check
-import torch._dynamo
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from arch_search.admission.certificate import elementwise
 from arch_search.admission.certificate.operators import RULES
 from arch_search.admission.certificate.rules import Arguments, Context, Mark, everything, tensors_in
 from arch_search.admission.certificate.shadow import FIRST_TIME, FREE, Shadow
 from arch_search.admission.certificate.spectra import Spectra
+from arch_search.admission.dispatch_mode import DispatchMode
 
 # what a program learns of its data by these decides what it does next
 _READS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "bincount", "_unique2", "item")
 _TRANSFORMS = ("_fft_r2c", "_fft_c2c", "_fft_c2r")
 
 
-class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Tracker(DispatchMode):
     """Codes of everything that runs inside `with tracker.watching():`.
 
     `operators` names all that ran, `unknown` those without a rule, `reads` the places where data reached Python,
