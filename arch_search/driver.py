@@ -82,7 +82,13 @@ class Driver:
         self._was_paused: bool | None = None  # None: the journal was not asked yet
         self.on_change: Callable[[], None] = lambda: None
         self.model = ModelAccess(
-            campaign, self.call_log, say=say, pump=self._pump, require=lease.require, comes_back=comes_back
+            campaign,
+            self.call_log,
+            say=say,
+            pump=self._pump,
+            require=lease.require,
+            require_going=self.require_going,
+            comes_back=comes_back,
         )
         require_domain(campaign.config)
         preflight(campaign)

@@ -29,7 +29,8 @@ class ModelAccess:
     """The model of one campaign.
 
     `pump` is called while the server loads, so that trainings go on meanwhile; `require` raises where this driver may
-    not submit any more. `comes_back`: this driver does not wait for a batch of requests, see BatchClient.
+    not submit any more, `require_going` also where it is asked to end. `comes_back`: this driver does not wait for a
+    batch of requests, see BatchClient.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class ModelAccess:
         say: Callable[[str], None],
         pump: Callable[[], None],
         require: Callable[[], None] = lambda: None,
+        require_going: Callable[[], None] = lambda: None,
         comes_back: bool = False,
     ) -> None:
         self._paths = campaign.paths
@@ -47,6 +49,7 @@ class ModelAccess:
         self._call_log = call_log
         self._say = say
         self._pump = pump
+        self._require_going = require_going
         self._serving: server.ServerProcess | None = None
         self._fleet = Fleet(campaign, say=say, require=require) if self._llm.kind == "vllm_job" else None
         self._client: ModelClient | None = None
@@ -152,6 +155,8 @@ class ModelAccess:
                 key_file=self._paths.endpoint_key,
                 log_file=self._paths.server_log,
                 say=self._say,
+                # a call that breaks because the server is ended must not start another
+                require=self._require_going,
             )
         return self._serving
 

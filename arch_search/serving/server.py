@@ -72,8 +72,13 @@ def start(
     return wait_ready(process, llm, say=say, pump=pump)
 
 
-def launch(llm: Llm, *, endpoint_file: Path, key_file: Path, log_file: Path, say: Say) -> ServerProcess:
+def launch(
+    llm: Llm, *, endpoint_file: Path, key_file: Path, log_file: Path, say: Say, require: Callable[[], None] = _nothing
+) -> ServerProcess:
     """Find the server on record or start a new one; returns before it is ready.
+
+    `require` raises where nothing may be started any more; it is asked once the new server is on record, so that
+    whoever ends the work from then on finds it there.
 
     Environment and weights are made first where they are missing. A server on record that is dead or hangs is
     ended by its recorded pid and start time. With llm.kind=endpoint nothing is started.
@@ -91,13 +96,22 @@ def launch(llm: Llm, *, endpoint_file: Path, key_file: Path, log_file: Path, say
         return found
     python = ensure_environment(llm, say=say)
     weights = find_weights(llm, say=say)
-    process = spawn(llm, python=python, weights=weights, files=files, host=_LOCAL, port=_free_port())
+    process = spawn(llm, python=python, weights=weights, files=files, host=_LOCAL, port=_free_port(), require=require)
     say(f"model server started: {process.endpoint.model} at {process.endpoint.base_url}")
     return process
 
 
-def spawn(llm: Llm, *, python: Path, weights: Path, files: ServerFiles, host: str, port: int) -> ServerProcess:
-    """Start a server at that address, in a session of its own; returns before it is ready.
+def spawn(
+    llm: Llm,
+    *,
+    python: Path,
+    weights: Path,
+    files: ServerFiles,
+    host: str,
+    port: int,
+    require: Callable[[], None] = _nothing,
+) -> ServerProcess:
+    """Start a server at that address, in a session of its own; returns before it is ready. `require`: see `launch`.
 
     Raises:
         ModelServerError: too little memory.
@@ -127,6 +141,11 @@ def spawn(llm: Llm, *, python: Path, weights: Path, files: ServerFiles, host: st
     _write(record, files)
     assert process.stdin is not None
     with process.stdin as gate:
+        try:
+            require()
+        except BaseException:
+            files.endpoint.unlink(missing_ok=True)
+            raise
         gate.write(b"go\n")
     deadline = time.monotonic() + llm.start_limit_s
     return ServerProcess(endpoint=endpoint, record=record, files=files, log_offset=offset, deadline=deadline)

@@ -15,18 +15,32 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from bad_server import Asked, Misbehaviour, bad_server, fails
 from embedding_server import embedding_way, vector
+from recorded_server import recorded_way
 
 from arch_search.agents.call_log import CallLog
 from arch_search.agents.client import OneServer, OpenAiClient
 from arch_search.agents.embedding import Nearness
 from arch_search.agents.replay import ReplayClient
+from arch_search.campaign import start_or_continue
+from arch_search.domains.linear_attention import SEED_PROGRAM
 from arch_search.errors import ModelServerError
+from arch_search.launching import make_launcher
+from arch_search.model_access import ModelAccess
 from arch_search.paths import CampaignPaths
+from arch_search.proposing import Proposer
 from arch_search.serving.endpoint import Endpoint
 from arch_search.settings import load_config
+from arch_search.steering import Steering
+from arch_search.training import data
+from cognition_db.experience.archive import ArchiveContents
 from cognition_db.literature import load_insights, symptom
+from cognition_db.records import Candidate, Lesson, candidate_id
 
 INSIGHTS = load_insights()[:70]
+REFERENCE = Candidate(
+    id=candidate_id(SEED_PROGRAM), program=SEED_PROGRAM, class_name="DeltaNet", name="deltanet", arm="baseline",
+    rung="copy", generation=0, slot=0, parents=(), motivation="", parameter_count=1,
+)  # fmt: skip
 OBSERVED = "stale content stays after a change of topic"
 LLM = load_config(["llm=endpoint", "llm.base_url=http://x/v1", "llm.retries=1"]).llm
 
@@ -164,3 +178,39 @@ def test_another_model_than_before_is_refused(tmp_path: Path, change: Callable[[
         pytest.raises(ModelServerError, match=r"embedded by words \(96\) in this campaign"),
     ):
         near(tmp_path, server.endpoint, observed="something else")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("retrieval", ["bm25", "embedding"])
+def test_a_campaign_asks_for_embeddings_of_what_was_observed_where_its_settings_say_so(
+    tmp_path: Path, retrieval: str
+) -> None:
+    with bad_server(recorded_way()) as server, bad_server(embedding_way()) as near:
+        settings = [
+            "campaign=smoke", "campaign.tries_per_slot=1", "data.max_bytes=200000", "slurm=inline",
+            "campaign.slots.grammar_edit=1", "campaign.slots.grammar_program=0", "campaign.slots.mutation=0",
+            "campaign.slots.placebo=0", f"campaign.dir={tmp_path / 'c'}", f"roles.retrieval={retrieval}",
+            "llm=endpoint", f"llm.base_url={server.endpoint.base_url}", "llm.endpoints.near.model=words",
+            f"llm.endpoints.near.base_url={near.endpoint.base_url}",
+        ]  # fmt: skip
+        settings += ["llm.roles.embedding=near"] if retrieval == "embedding" else []
+        campaign = start_or_continue(load_config(settings), command=["test"], base=tmp_path)
+        data.prepare(campaign.config.data, campaign.paths.data)
+        log = CallLog(campaign.paths.calls, campaign.paths.text)
+        model = ModelAccess(campaign, log, say=print, pump=lambda: None)
+        proposer = Proposer(
+            campaign,
+            steering=Steering(),
+            launcher=make_launcher(campaign),
+            client=model.client,
+            calls=log,
+            pump=lambda: None,
+            say=print,
+        )
+        lesson = Lesson(candidate_id=REFERENCE.id, generation=0, outcome="within_noise", difference=0.0, text=OBSERVED)
+        proposer.fill(1, ArchiveContents(candidates=(REFERENCE,), lessons=(lesson,)), REFERENCE)
+    asked = [call for call in log.calls() if call.role == "embedding"]
+    assert [call.role for call in log.calls() if call not in asked] == ["researcher"]
+    assert bool(asked) == bool(near.asked) == (retrieval == "embedding")
+    prompts = [log.text(call.prompt_sha256) or "" for call in asked]
+    assert any(OBSERVED in prompt for prompt in prompts) == (retrieval == "embedding")

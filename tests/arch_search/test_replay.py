@@ -11,7 +11,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "agents"))
 from bad_server import bad_server
-from embedding_server import embedding_way
 from recorded_server import recorded_way
 from small_campaign import arch_search, archive
 
@@ -24,7 +23,6 @@ CAMPAIGN = (
     "campaign=smoke", "slurm=inline", "campaign.generations=2", "campaign.baselines=[]", "campaign.tries_per_slot=3",
     "campaign.seeds_per_candidate=1", "campaign.slots.grammar_edit=3", "campaign.slots.grammar_program=0",
     "campaign.slots.mutation=0", "campaign.slots.placebo=0",
-    "roles.retrieval=embedding",
 )  # fmt: skip
 # of the machine and the hour, not of the search
 APART = {"seconds", "cpu_s", "wall_s", "step_s", "started_unix", "peak_memory_mb", "fencing_token"}
@@ -50,10 +48,8 @@ def test_a_replayed_campaign_asks_the_same_and_ends_with_the_same_archive(tmp_pa
     first, again = tmp_path / "first", tmp_path / "again"
     first.mkdir()
     again.mkdir()
-    with bad_server(recorded_way(longest_s=1.0, seed=5)) as server, bad_server(embedding_way()) as embeds:
+    with bad_server(recorded_way(longest_s=1.0, seed=5)) as server:
         live = ("llm=endpoint", f"llm.base_url={server.endpoint.base_url}", "llm.parallel_requests=4")
-        live += (f"llm.endpoints.near.base_url={embeds.endpoint.base_url}", "llm.endpoints.near.model=words")
-        live += ("llm.roles.embedding=near",)
         asked = arch_search("run", *CAMPAIGN, *live, cwd=first)
     assert asked.returncode == 0, asked.stdout + asked.stderr
     folder = first / "campaigns" / "smoke-001"
@@ -63,7 +59,6 @@ def test_a_replayed_campaign_asks_the_same_and_ends_with_the_same_archive(tmp_pa
 
     one, other = calls(first), calls(again)
     assert {key: one[key].prompt_sha256 for key in one} == {key: other[key].prompt_sha256 for key in other}
-    assert any(call.role == "embedding" for call in one.values())
     assert list(one) != list(other), "the answers came in the same order, so that nothing was tried"
     assert content(archive(again)) == content(archive(first))
 

@@ -24,6 +24,7 @@ from arch_search.serving.command import cache_gib, serve_command, serve_environm
 from arch_search.serving.endpoint import Endpoint, ServerRecord, read_record, write_record
 from arch_search.serving.process import is_running, start_ticks
 from arch_search.settings import load_config
+from arch_search.stopping import DriverStopped, StopRequest
 
 # answers /health and one-token completions as a server does that is ready
 GOOD_SERVER = """
@@ -129,6 +130,30 @@ def test_a_dead_server_on_record_is_replaced(tmp_path: Path) -> None:
     assert process.record is not None
     os.kill(process.record.pid, 9)
     assert wait(launch(tmp_path, llm), llm) != old
+
+
+def test_nothing_is_started_by_who_is_asked_to_end_meanwhile(tmp_path: Path) -> None:
+    """Who ends the work reads the record: it is there before anybody is asked, and nothing runs before the answer."""
+    llm = make_llm(tmp_path, "import pathlib, sys; pathlib.Path(sys.argv[0]).with_name('ran').touch()")
+    asked: list[ServerRecord | None] = []
+
+    def require() -> None:
+        asked.append(read_record(tmp_path / "endpoint.json"))
+        raise DriverStopped(StopRequest(reason="test"))
+
+    with pytest.raises(DriverStopped):
+        server.launch(
+            llm, endpoint_file=tmp_path / "endpoint.json", key_file=tmp_path / "key",
+            log_file=tmp_path / "server.log", say=print, require=require,
+        )  # fmt: skip
+    (record,) = asked
+    assert record is not None
+    until = time.monotonic() + 10
+    while is_running(record.pid, record.start_ticks):
+        assert time.monotonic() < until, "the held process did not end"
+        time.sleep(0.05)
+    assert not (tmp_path / "env" / "bin" / "ran").exists()
+    assert read_record(tmp_path / "endpoint.json") is None
 
 
 def test_a_stranger_that_has_the_recorded_pid_survives(tmp_path: Path) -> None:
