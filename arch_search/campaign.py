@@ -19,7 +19,7 @@ from arch_search.errors import CampaignError, ConfigError
 from arch_search.paths import CampaignPaths, GenerationPaths
 from arch_search.settings import changed_keys, config_of_older, config_sha256, config_to_json
 from cognition_db.experience import archive
-from cognition_db.experience.files import read_json, write_atomic
+from cognition_db.experience.files import is_temporary_of, read_json, write_atomic
 from cognition_db.experience.journal import Journal, read
 from cognition_db.experience.seal import make_secret, read_secret
 from cognition_db.records import canonical_json
@@ -147,7 +147,10 @@ def software_versions() -> dict[str, str]:
 
 
 def _require_usable(paths: CampaignPaths) -> None:
-    others = paths.root.exists() and any(path != paths.driver for path in paths.root.iterdir())
+    # a driver that creates the campaign, or was killed at it, has its lease here and a half-written campaign.json
+    others = paths.root.exists() and any(
+        path != paths.driver and not is_temporary_of(path, paths.campaign_json) for path in paths.root.iterdir()
+    )
     if others and not paths.campaign_json.exists():
         raise CampaignError(f"{paths.root}: not empty and no campaign; choose an empty or new folder for campaign.dir")
 

@@ -62,6 +62,11 @@ def read_json(path: Path) -> Any:
         raise StoreError(f"{path}: not JSON ({error}); the file is damaged or not ours") from error
 
 
+def is_temporary_of(found: Path, path: Path) -> bool:
+    """Whether `found` is what a writer of `path`, alive or killed, has in the same folder until it is renamed."""
+    return found.name.startswith(f".{path.name}.") and _TEMPORARY.fullmatch(found.name) is not None
+
+
 def remove_stale_temporaries(folder: Path, *, clock: Callable[[], float] = time.time) -> tuple[Path, ...]:
     """Delete what killed writers left in `folder` (not below it), and say which files those were.
 

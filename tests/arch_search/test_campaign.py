@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,21 @@ from arch_search.config import Config
 from arch_search.errors import CampaignError, ConfigError
 from arch_search.settings import load_config
 from cognition_db.experience.errors import StoreError
+
+# written and not yet renamed
+_DIES_CREATING = """
+import os, sys
+from pathlib import Path
+from arch_search.campaign import start_or_continue
+from arch_search.settings import load_config
+
+def replace(old, new, replace=os.replace):
+    os._exit(9) if Path(new).name == "campaign.json" else replace(old, new)
+
+os.replace = replace
+words = ["campaign=smoke", "llm=recorded", "llm.recording=none.jsonl", f"campaign.dir={sys.argv[1]}"]
+start_or_continue(load_config(words), command=["arch-search", "run"], base=Path(sys.argv[1]).parent)
+"""
 
 
 def _start(base: Path, *overrides: str) -> Campaign:
@@ -48,6 +65,15 @@ def test_a_folder_with_other_things_in_it_is_not_taken(tmp_path: Path) -> None:
     with pytest.raises(CampaignError, match="not empty"):
         _start(tmp_path, f"campaign.dir={tmp_path}")
     assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+def test_a_folder_in_which_a_driver_died_while_it_made_the_campaign_is_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    died = subprocess.run([sys.executable, "-c", _DIES_CREATING, str(folder)], timeout=60)
+    assert died.returncode == 9
+    assert any(path.suffix == ".tmp" for path in folder.iterdir())
+    assert not (folder / "campaign.json").exists()
+    assert _start(tmp_path, f"campaign.dir={folder}").paths.root == folder
 
 
 def test_a_campaign_has_a_secret_of_its_own_or_that_of_the_campaign_it_repeats(tmp_path: Path) -> None:
