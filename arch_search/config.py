@@ -114,6 +114,7 @@ class Stage:
     precision: Literal["float32", "bfloat16"] = "float32"  # of products; weights, sums and moments stay float32
     micro_batch: Count = 0  # sequences whose gradients are computed at once, then added up; 0: the whole batch
     operators: Literal["as_written", "kernels"] = "as_written"  # what a delta rule in a program's text runs on
+    compile_s: Count = 0  # seconds that torch's compiler may take before the first step; 0: it is not asked
 
     @property
     def step_unit(self) -> str:

@@ -54,6 +54,7 @@ _NEUTRAL = {
     "selection.judge_weight_measured": True,
     "domain.name": "linear_attention",
     "stage.operators": "as_written",
+    "stage.compile_s": 0,
     "campaign.toolbox_growth": 0,
     "roles.summariser_enabled": False,
     "roles.summariser.temperature": 0.3,

@@ -47,15 +47,19 @@ def recorded_choices() -> Iterator[list[Choice]]:
         _choices.reset(token)
 
 
+def remember(choice: Choice) -> None:
+    """Add a choice to those of the innermost `recorded_choices`."""
+    found = _choices.get()
+    if found is not None and choice not in found:
+        found.append(choice)
+
+
 def is_fast(operator: str, *, fast: str, plain: str, refusal: str, like: Tensor) -> bool:
     """Whether the fast path runs, which it does where `refusal` is empty; records the choice.
 
     On a GPU, where the fast path is what one expects, the refusal is also given as a warning.
     """
-    choice = Choice(operator=operator, path=plain if refusal else fast, reason=refusal)
-    found = _choices.get()
-    if found is not None and choice not in found:
-        found.append(choice)
+    remember(Choice(operator=operator, path=plain if refusal else fast, reason=refusal))
     if refusal and like.is_cuda:
         warnings.warn(f"{operator}: {refusal}; {plain} is used instead", FallbackWarning, stacklevel=3)
     return not refusal

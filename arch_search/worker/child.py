@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from arch_search.config import Stage
 from arch_search.errors import ConfigError
 from arch_search.evaluation import measure, recall
 from arch_search.models import stand_in
+from arch_search.models.compiled import compiled_blocks, import_compiler
 from arch_search.models.fast_path import replaced, replacements, verified
 from arch_search.models.language_model import LanguageModel
 from arch_search.models.loading import build_mixer, load_mixer_class
@@ -120,7 +121,10 @@ def _read_inputs(folder: TaskFolder) -> _Inputs:
 def _work(folder: TaskFolder, inputs: _Inputs) -> ChildResult:
     stand_in.install()
     order = inputs.order
-    mixer_beside(order.contract)  # before the framework is looked at, as part of it
+    # before the framework is looked at, as part of it
+    mixer_beside(order.contract)
+    if order.stage.compile_s:
+        import_compiler()
     framework = Framework()
     program = load_mixer_class(folder.program, order.class_name)
     with _operators(order, program) as choices:
@@ -164,15 +168,16 @@ def _trained(folder: TaskFolder, inputs: _Inputs, program: type[nn.Module]) -> t
     torch.manual_seed(derive_seed(order.seed, "language_model", "weights"))
     model = mount.model(matched.feed_forward)
     reporter = _Reporter(folder, "language_model", order.stage.steps)
-    training = train(
-        model,
-        _text_batches(order, inputs.train_tokens),
-        recipe=_text_recipe(order),
-        checkpoint_path=folder.checkpoint("language_model"),
-        should_stop=reporter,
-        on_saved=reporter.saved,
-        numerics=_numerics(order.stage),
-    )
+    with _compiled(folder, order.stage, model):
+        training = train(
+            model,
+            _text_batches(order, inputs.train_tokens),
+            recipe=_text_recipe(order),
+            checkpoint_path=folder.checkpoint("language_model"),
+            should_stop=reporter,
+            on_saved=reporter.saved,
+            numerics=_numerics(order.stage),
+        )
     _stop_if_asked(training)
     if training.ended == "finished":
         _measure(folder, inputs, model)
@@ -189,6 +194,19 @@ def _trained(folder: TaskFolder, inputs: _Inputs, program: type[nn.Module]) -> t
         step_s=training.step_s,
     )
     return result, mount.programs(model)
+
+
+def _compiled(folder: TaskFolder, stage: Stage, model: LanguageModel) -> AbstractContextManager[None]:
+    """Inside, the model's blocks may run compiled; it is measured and certified as it is written."""
+    numerics = _numerics(stage)
+    model.to(numerics.device)
+    return compiled_blocks(
+        model,
+        shape=(stage.micro_batch or stage.batch_size, stage.seq_len),
+        precision=numerics.precision,
+        limit_s=stage.compile_s,
+        cache=folder.compiled,
+    )
 
 
 def _measure(folder: TaskFolder, inputs: _Inputs, model: LanguageModel) -> None:

@@ -125,6 +125,11 @@ class TaskFolder:
         """float32 [P]."""
         return self.root / "prefix_nll.f4"
 
+    @property
+    def compiled(self) -> Path:
+        """What torch's compiler made of this program; only its own child reads it."""
+        return self.root / "compiled"
+
     def checkpoint(self, phase: Phase) -> Path:
         return self.root / f"{phase}.pt"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from arch_search.domains.linear_attention.seed_program import DeltaNet
 from tests.benchmarks import gpu_timing
+from tests.benchmarks.gpu import train
 from tests.benchmarks.gpu.packing import PackingRow, rates_in
-from tests.benchmarks.gpu.train import KERNELS, WRITTEN, Size, TrainRow, as_written, both
+from tests.benchmarks.gpu.train import COMPILED, KERNELS, WRITTEN, Size, TrainRow, as_written, both
 from tests.benchmarks.gpu_timing import Ceilings
 
 CPU = torch.device("cpu")
@@ -25,9 +27,20 @@ class Other(DeltaNet):
         return o + v
 
 
+class Gate(nn.Module):
+    """As little to compile as there can be."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.ones(hidden_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate
+
+
 def row(other: type[nn.Module]) -> TrainRow:
     variants = {WRITTEN: lambda: as_written("seed_program"), KERNELS: lambda: other}
-    return TrainRow(name="tiny", size=TINY, variants=variants, over_written=5.0, over_limit=2.0)
+    return TrainRow(name="tiny", size=TINY, variants=variants, over_first=5.0, over_limit=2.0)
 
 
 def test_two_equal_programs_are_timed_and_stand_against_the_roofline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +60,17 @@ def test_the_winner_runs_on_kernels_and_says_which_path_they_took_here() -> None
     assert list(lines) == [WRITTEN, KERNELS, "roofline"]
     assert lines[KERNELS].median is not None
     assert "linear_cross_entropy ran on chunk: tensor on cpu" in lines[KERNELS].note
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("compiler")
+def test_a_variant_is_compiled_and_stands_against_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_timing, "STEADY", 100.0)
+    monkeypatch.setattr(train, "COMPILE_S", 600)
+    made: dict[str, Callable[[], type[nn.Module]]] = {name: lambda: Gate for name in (KERNELS, COMPILED)}
+    lines = {line.variant: line for line in TrainRow(name="tiny", size=TINY, variants=made).lines(CPU)}
+    assert "blocks ran compiled" in lines[COMPILED].note
+    assert lines[KERNELS].ratio is not None
 
 
 def test_a_program_that_computes_something_else_is_reported_and_not_timed() -> None:

@@ -50,6 +50,23 @@ def test_the_delta_rule_of_a_program_runs_on_the_operator_where_the_stage_says_s
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("compiler")
+def test_a_stage_that_gives_torch_s_compiler_time_trains_compiled_in_the_jail_and_the_record_says_it(
+    bench: Callable[..., Any], tiny_stage: Stage
+) -> None:
+    made, curves = bench(), []
+    for attempt, (limit_s, ran) in enumerate(((0, None), (600, "blocks=compiled")), 1):
+        shutil.rmtree(made.unit().root, ignore_errors=True)  # or the second finds the first one's measurements
+        packs = (replace(made.manifest.packs[0], attempt=attempt),)
+        stage = replace(tiny_stage, compile_s=limit_s)
+        found = made.rewritten(replace(made.manifest, stage=stage, packs=packs)).evaluation()
+        assert found.ending == "finished", found.cause
+        assert found.versions.get("operators") == ran
+        curves.append(found.curve_loss)
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
+
+
 def test_no_training_makes_torch_import_its_compiler_which_doubles_the_start(bench: Callable[..., Any]) -> None:
     found = bench("assert '_dynamo' not in vars(torch)").evaluation()
     assert found.ending == "finished", found.cause
