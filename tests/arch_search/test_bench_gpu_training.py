@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from tests.benchmarks.gpu.train import COMPILED, KERNELS, WRITTEN, Size, TrainRo
 from tests.benchmarks.gpu_timing import Ceilings
 
 CPU = torch.device("cpu")
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here (apt install g++)")
 TINY = Size(width=32, layers=1, heads=2, feed_forward=48, micro_batch=2, sequences=3, length=32, vocab=50)
 
 
@@ -63,6 +65,7 @@ def test_the_winner_runs_on_kernels_and_says_which_path_they_took_here() -> None
 
 
 @pytest.mark.slow
+@needs_compiler
 @pytest.mark.xdist_group("compiler")
 def test_a_variant_is_compiled_and_stands_against_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_timing, "STEADY", 100.0)

@@ -13,6 +13,7 @@ import torch
 from arch_search.config import Stage
 from arch_search.domains.linear_attention import SEED_PROGRAM
 
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here (apt install g++)")
 FAILED = 1
 
 
@@ -51,6 +52,7 @@ def test_the_delta_rule_of_a_program_runs_on_the_operator_where_the_stage_says_s
 
 
 @pytest.mark.slow
+@needs_compiler
 @pytest.mark.xdist_group("compiler")
 def test_a_stage_that_gives_torch_s_compiler_time_trains_compiled_in_the_jail_and_the_record_says_it(
     bench: Callable[..., Any], tiny_stage: Stage
