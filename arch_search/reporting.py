@@ -101,7 +101,7 @@ def report_facts(campaign: Campaign, contents: ArchiveContents, calls: CallLog) 
         metric=config.selection.metric,
         confidence=config.selection.confidence,
         loss_ranks=loss_ranks(campaign),
-        model=config.llm.model,
+        model=config.llm.model if config.campaign.generations else "",  # baselines alone ask none
         calls=role_calls(calls),
         budget=spent(campaign),
         opinions=opinions_now(campaign, contents),

@@ -78,7 +78,9 @@ def test_a_run_needs_no_model_and_ends_with_a_table_of_paired_intervals(tmp_path
     interval = r"[+−]\d\.\d{3} \[[+−]\d\.\d{3}, [+−]\d\.\d{3}\]"
     assert re.search(rf"^ada_multi_path_gate_net +2 +\d\.\d+ {interval} ", answer.stdout, re.MULTILINE)
     assert re.search(r"^deltanet +2 +\d\.\d+ +reference$", answer.stdout, re.MULTILINE)
-    assert "2 programs trained, the reference among them" in campaign.paths.report.read_text()
+    report = campaign.paths.report.read_text()
+    assert "2 programs trained, the reference among them" in report
+    assert "<dt>Model</dt><dd>none</dd>" in report
     assert "ada_multi_path_gate_net: heldout_loss" in arch_search(
         "status", "campaigns/gallery-001", cwd=tmp_path
     ).stdout.replace("\n", " ")
