@@ -9,9 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from arch_search.proposals import splice
 from arch_search.proposals.registry import BUILT_IN, BY_HOOK, HOOKS, MIX, Toolbox
 from arch_search.proposals.rendering import MIXER, function_text, live_lines, render
+from arch_search.syntax import syntax_tree
 
 Methods = Mapping[str, ast.FunctionDef]
 NAMES = tuple(hook.name for hook in (*HOOKS, MIX))
+# what these hooks make, as the arguments of the others name it
+_MADE = {"feature_map": ("q", "k"), "values": ("v",)}
 
 
 def hooks_of(program: str) -> dict[str, ast.FunctionDef]:
@@ -57,6 +60,26 @@ def with_hooks(program: str, donor: str, names: Sequence[str], toolbox: Toolbox)
 def with_hook(program: str, node: ast.FunctionDef) -> str:
     """`program` with this hook in the one formatting of rendered programs; not rendered yet."""
     return splice.put_method(program, MIXER, node.name, function_text(BY_HOOK[node.name], live_lines(node.body)))
+
+
+def unread_hooks(program: str) -> tuple[str, ...]:
+    """Hooks whose result no other hook reads, as the feature map of a mixer that came to read no memory."""
+    present = hooks_of(program)
+
+    def is_read(hook: str) -> bool:
+        others = (node for name, node in present.items() if name != hook)
+        return any(isinstance(one, ast.Name) and one.id in _MADE[hook] for node in others for one in ast.walk(node))
+
+    return tuple(name for name in _MADE if name in present and not is_read(name))
+
+
+def without_unread_hooks(program: str) -> str:
+    """`program` with hooks whose result nothing reads giving back what they were given; not rendered yet."""
+    for name in unread_hooks(program):
+        node = copy.deepcopy(hooks_of(program)[name])
+        node.body = list(syntax_tree(f"return ({', '.join(_MADE[name])})").body)
+        program = with_hook(program, node)
+    return program
 
 
 def replace(tree: ast.AST, old: ast.expr, new: ast.expr) -> None:

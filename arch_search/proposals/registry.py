@@ -312,10 +312,13 @@ class Toolbox:
     """What writers have at hand: the primitives above and those that grew in the campaign."""
 
     grown: tuple[Grown, ...] = ()
+    missing: frozenset[str] = frozenset()  # names of primitives that are methods of a mixer, and this one has not
 
     @property
     def primitives(self) -> tuple[Primitive, ...]:
-        return (*PRIMITIVES, *(one.primitive for one in self.grown))
+        return tuple(
+            one for one in (*PRIMITIVES, *(one.primitive for one in self.grown)) if one.name not in self.missing
+        )
 
     def called(self, call: str) -> Primitive | None:
         """The primitive that a program calls so."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import textwrap
+from dataclasses import replace
 
 from arch_search.errors import ProposalError
 from arch_search.proposals import examples, replies, splice, toolbox_check
@@ -18,6 +19,7 @@ from arch_search.proposals.assignment import Assignment, Draft, Section, Writing
 from arch_search.proposals.difference import describe_difference
 from arch_search.proposals.fingerprint import normal_form
 from arch_search.proposals.grammar import edit_grammar, program_grammar
+from arch_search.proposals.hooks import unread_hooks, without_unread_hooks
 from arch_search.proposals.registry import BY_HOOK, HOOKS, MIX, Toolbox, toolbox_text
 from arch_search.proposals.rendering import (
     MIXER,
@@ -45,11 +47,22 @@ _LAYOUT = "Vectors q, k, v, o are (B, H, T, d), scalars (B, H, T, 1), x is (B, T
 
 
 def editable_methods(program: str, toolbox: Toolbox) -> tuple[str, ...]:
-    """Hooks that a grammar edit may change in this program; none where it is not built on the toolbox."""
+    """Hooks that a grammar edit may change in this program; none where it is not built on the toolbox.
+
+    One whose result nothing reads is left out: what is learned in it would get no gradient.
+    """
     if not is_toolbox_program(program, toolbox):
         return ()
-    present = splice.methods(program, MIXER)
-    return tuple(hook.name for hook in HOOKS if hook.name in present and _has_arguments(present[hook.name], hook.name))
+    present, unread = splice.methods(program, MIXER), unread_hooks(program)
+    fitting = [hook.name for hook in HOOKS if hook.name in present and _has_arguments(present[hook.name], hook.name)]
+    return tuple(name for name in fitting if name not in unread)
+
+
+def at_hand(program: str, toolbox: Toolbox) -> Toolbox:
+    """What a new `mix` of this program may call: no memory that was a method of the mixer and went unused."""
+    calls = {f"self.{name}" for name in splice.methods(program, MIXER)}
+    gone = {one.name for one in toolbox.primitives if one.home == "mixer" and one.call not in calls}
+    return replace(toolbox, missing=frozenset(gone))
 
 
 def splice_methods(program: str, class_name: str) -> tuple[str, ...]:
@@ -136,7 +149,8 @@ def _grammar(assignment: Assignment) -> str | None:
         return edit_grammar(assignment.method, assignment.toolbox)
     if assignment.rung != "grammar_program":
         return None
-    return program_grammar(editable_methods(assignment.parent.program, assignment.toolbox), assignment.toolbox)
+    program, toolbox = assignment.parent.program, assignment.toolbox
+    return program_grammar(editable_methods(program, toolbox), at_hand(program, toolbox))
 
 
 def _facts(assignment: Assignment, method: str) -> dict[str, str | tuple[Section, ...]]:
@@ -157,6 +171,8 @@ def _facts(assignment: Assignment, method: str) -> dict[str, str | tuple[Section
         return {"method": method, "source": source, "init": sections, "tools": tools, "learned": learned, **idea}
     body = "\n".join(ast.unparse(one) for one in syntax_tree(source).body[0].body)  # type: ignore[attr-defined]
     shown = f"{BY_HOOK[method].short_signature}\n{textwrap.indent(body, '    ')}"
+    if method == MIX.name:
+        toolbox = at_hand(parent.program, toolbox)
     facts = {"toolbox": toolbox_text(toolbox), "method": method, "purpose": BY_HOOK[method].purpose, "source": shown}
     if rung == "toolbox_program":
         facts["learned"] = assignment.learned
@@ -189,7 +205,9 @@ def _toolbox_child(assignment: Assignment, reply: str) -> tuple[str, str]:
     toolbox_check.check(node, assignment.parent.program, assignment.toolbox)
     text = function_text(hook, live_lines(node.body))
     program = splice.put_method(assignment.parent.program, MIXER, hook.name, text)
-    return render(program, "", assignment.toolbox), words
+    # hooks that nothing calls any more go first: they may have been the last that read another
+    program = render(program, "", assignment.toolbox)
+    return render(without_unread_hooks(program), "", assignment.toolbox), words
 
 
 def _spliced(assignment: Assignment, code: str) -> str:

@@ -28,6 +28,10 @@ TWO = (
 INSIGHT = Insight(id="i", arxiv_id="1", section="2", title="", claim="CLAIM.", trigger="", how="HOW", cost="")
 
 
+MAPPED = 'def feature_map(self, q, k, x):\n    return q, k * torch.sigmoid(self.p.lin1("key", x))\n'
+FILTERS = 'def mix(self, q, k, v, x):\n    return v + self.p.conv("long", v, 31)\n'
+
+
 def edit(seed, method: str = "output_gate") -> Assignment:
     return Assignment(rung="grammar_edit", parent=seed, method=method, insight=INSIGHT)
 
@@ -41,6 +45,23 @@ def refusal(assignment: Assignment, reply: str) -> str:
 
 
 # ---- replies that become programs
+
+
+def test_where_a_mix_reads_no_memory_any_more_nothing_is_learned_for_it_or_asked_about_it(seed, candidate, build):
+    mapped = candidate(rungs.program_from_reply(edit(seed, "feature_map"), MAPPED).program)
+    program = rungs.program_from_reply(Assignment(rung="grammar_program", parent=mapped), FILTERS).program
+    mixer = build(program)
+    mixer(torch.randn(1, 5, 16)).sum().backward()
+    assert [name for name, one in mixer.named_parameters() if one.grad is None] == []
+
+    child = candidate(program)
+    assert is_toolbox_program(program, BUILT_IN)
+    assert "feature_map" in rungs.editable_methods(mapped.program, BUILT_IN)
+    assert rungs.editable_methods(program, BUILT_IN) == ("values", "mix_paths", "output_gate")
+    task = rungs.writing_task(Assignment(rung="grammar_program", parent=child, insight=INSIGHT))
+    assert "self.read" not in (task.grammar or "")
+    assert "self.read" not in str(task.facts["toolbox"])
+    assert "self.read" in (rungs.writing_task(Assignment(rung="grammar_program", parent=mapped)).grammar or "")
 
 
 def test_an_edit_becomes_a_readable_program_that_can_be_edited_again(seed, candidate, build):
