@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from arch_search.admission import runner
 from arch_search.config import Admission
-from arch_search.generation import admitted, is_of_search, is_reference
+from arch_search.generation import admitted, is_of_search
 from arch_search.proposals import nearness
 from arch_search.proposals.fingerprint import normal_form_or_empty
 from cognition_db.records import Arm, Candidate, SlotTry, Verdict
@@ -17,15 +17,13 @@ from cognition_db.records import Arm, Candidate, SlotTry, Verdict
 class Known:
     """What is compared with: candidate ids by normal form, programs and fingerprints by id.
 
-    `failures` says of the normal form of each failed program where it was tried and what became of it; `reference` is
-    the program text against which changes are taken.
+    `failures` says of the normal form of each failed program where it was tried and what became of it.
     """
 
     normal_forms: Mapping[str, str] = field(default_factory=dict)
     programs: Mapping[str, str] = field(default_factory=dict)
     fingerprints: dict[str, tuple[float, ...]] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
-    reference: str = ""
 
     @staticmethod
     def of(baselines: Sequence[Candidate], candidates: Sequence[Candidate], *, failures: Mapping[str, str]) -> Known:
@@ -34,8 +32,7 @@ class Known:
         `baselines` are those of generation 0, the reference first, from their tries: whether that generation is closed,
         so that they are among the `candidates` of the archive as well, must not change anything.
         """
-        first = Known(failures=failures, reference=next((one.program for one in baselines if is_reference(one)), ""))
-        return first.with_candidates([*baselines, *candidates])
+        return Known(failures=failures).with_candidates([*baselines, *candidates])
 
     def with_candidates(self, candidates: Sequence[Candidate]) -> Known:
         """The same and these; placebos are copies by intent and left out."""
@@ -91,20 +88,17 @@ def distinct(tried: SlotTry, known: Known, decided: Sequence[SlotTry], settings:
 
 
 def near_duplicate(program: str, known: Known, *, threshold: float) -> Verdict:
-    """Whether what the program changes is nearly what an earlier one changes; a mark that does not refuse.
+    """Whether the program is nearly an earlier one where they differ; a mark that does not refuse.
 
     Nearness of text does not tell nearness of behaviour: a decay of another speed is the same text but for a number.
     """
-    own = nearness.changes(program, known.reference)
-    alike = {
-        key: nearness.similarity(own, nearness.changes(other, known.reference)) for key, other in known.programs.items()
-    }
+    alike = {key: nearness.alike(program, other) for key, other in known.programs.items()}
     twin = max(alike, key=alike.__getitem__, default="")
     if not twin:
         return Verdict(check="near_duplicate", outcome="passed", reason="no earlier program to compare with")
     return Verdict(
         check="near_duplicate",
         outcome="failed" if alike[twin] >= threshold else "passed",
-        reason=f"the change nearest in text is that of {twin}, {alike[twin]:.0%} alike",
+        reason=f"nearest in text is {twin}, {alike[twin]:.0%} alike where they differ",
         evidence={"candidate_id": twin, "similarity": alike[twin]},
     )

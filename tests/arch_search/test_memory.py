@@ -27,7 +27,7 @@ def tried(values: str, *, behaviour: float, arm: Arm = "evolve", slot: int = 0) 
 
 
 FIRST = tried("F.silu(v) * 0.5", behaviour=0.0)
-KNOWN = Known(reference=SEED_PROGRAM)
+KNOWN = Known()
 
 
 def refusing(one: SlotTry) -> str:
@@ -93,7 +93,6 @@ def test_baselines_are_known_alike_before_and_after_their_generation_is_closed()
     baselines = (replace(FIRST.candidate, arm="baseline"), other)
     known = Known.of(baselines, (), failures={})
     assert list(known.normal_forms.values()) == list(known.fingerprints) == [one.id for one in baselines]
-    assert known.reference == FIRST.candidate.program
     closed = Known.of(baselines, baselines[::-1], failures={})
     assert closed == known
     assert list(closed.fingerprints) == list(known.fingerprints)

@@ -31,7 +31,7 @@ from arch_search.proposals import rungs
 from arch_search.proposals.assignment import Assignment
 from arch_search.proposals.fingerprint import normal_form
 from arch_search.proposals.mutation import mutate
-from arch_search.proposals.nearness import changes, similarity
+from arch_search.proposals.nearness import alike
 from arch_search.proposals.registry import BUILT_IN
 from arch_search.settings import load_config
 from cognition_db.records import Candidate, candidate_id
@@ -47,10 +47,7 @@ def main(mutations: int) -> None:
     torch.set_num_threads(1)
     behaviours = {text: found for text in dict.fromkeys(programs(mutations)) if (found := _behaviour(text))}
     pairs = [
-        (
-            similarity(changes(one, SEED_PROGRAM), changes(other, SEED_PROGRAM)),
-            math.dist(behaviours[one], behaviours[other]),
-        )
+        (alike(one, other), math.dist(behaviours[one], behaviours[other]))
         for one, other in combinations(behaviours, 2)
         if normal_form(one) != normal_form(other)
     ]
@@ -62,7 +59,7 @@ def main(mutations: int) -> None:
     limit = load_config([]).admission.duplicate_distance
     lines = [f"{'alike in text':16}{'pairs':>8}{'median distance':>18}{f'below {NEAR:g}':>12}{f'below {limit:g}':>14}"]
     for low, high in zip(EDGES, (*EDGES[1:], math.inf), strict=True):
-        apart = [distance for alike, distance in pairs if low <= alike < high]
+        apart = [distance for share, distance in pairs if low <= share < high]
         label = f"{low:.2f} to {high:.2f}" if high < math.inf else "1"
         near, equal = (sum(distance < bound for distance in apart) for bound in (NEAR, limit))
         lines.append(f"{label:16}{len(apart):8}{np.median(apart) if apart else math.nan:18.3f}{near:12}{equal:14}")
