@@ -35,6 +35,11 @@ class Primitive:
     cost: str
 
     @property
+    def is_method(self) -> bool:
+        """Whether it is a method of the mixer, which a program without a use of it has not."""
+        return self.home == "mixer"
+
+    @property
     def is_memory(self) -> bool:
         """Whether it reads a state that queries address; a program reads one before anything else."""
         return self.signatures[0].takes[:3] == ("vector", "vector", "vector")

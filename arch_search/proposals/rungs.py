@@ -61,7 +61,7 @@ def editable_methods(program: str, toolbox: Toolbox) -> tuple[str, ...]:
 def at_hand(program: str, toolbox: Toolbox) -> Toolbox:
     """What a new `mix` of this program may call: no memory that was a method of the mixer and went unused."""
     calls = {f"self.{name}" for name in splice.methods(program, MIXER)}
-    gone = {one.name for one in toolbox.primitives if one.home == "mixer" and one.call not in calls}
+    gone = {one.name for one in toolbox.primitives if one.is_method and one.call not in calls}
     return replace(toolbox, missing=frozenset(gone))
 
 
