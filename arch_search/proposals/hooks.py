@@ -14,7 +14,7 @@ from arch_search.syntax import syntax_tree
 Methods = Mapping[str, ast.FunctionDef]
 NAMES = tuple(hook.name for hook in (*HOOKS, MIX))
 # what these hooks make, as the arguments of the others name it
-_MADE = {"feature_map": ("q", "k"), "values": ("v",)}
+_MADE = {"feature_map": frozenset({"q", "k"}), "values": frozenset({"v"})}
 
 
 def hooks_of(program: str) -> dict[str, ast.FunctionDef]:
@@ -54,7 +54,7 @@ def with_hooks(program: str, donor: str, names: Sequence[str], toolbox: Toolbox)
             call.args[0] = ast.Constant(renamed.get(quantity, quantity)[1])
         text = splice.method_source(donor, MIXER, name)
         program = with_hook(program, node) if name in NAMES else splice.put_method(program, MIXER, name, text)
-    return render(program, "", toolbox)
+    return rendered(program, toolbox)
 
 
 def with_hook(program: str, node: ast.FunctionDef) -> str:
@@ -63,23 +63,24 @@ def with_hook(program: str, node: ast.FunctionDef) -> str:
 
 
 def unread_hooks(program: str) -> tuple[str, ...]:
-    """Hooks whose result no other hook reads, as the feature map of a mixer that came to read no memory."""
-    present = hooks_of(program)
+    """Hooks whose result no other method reads, as the feature map of a mixer that came to read no memory."""
+    methods = splice.methods(program, MIXER)
 
     def is_read(hook: str) -> bool:
-        others = (node for name, node in present.items() if name != hook)
-        return any(isinstance(one, ast.Name) and one.id in _MADE[hook] for node in others for one in ast.walk(node))
+        return any(_MADE[hook] & _read(node) for name, node in methods.items() if name != hook)
 
-    return tuple(name for name in _MADE if name in present and not is_read(name))
+    return tuple(name for name in _MADE if name in methods and not is_read(name))
 
 
-def without_unread_hooks(program: str) -> str:
-    """`program` with hooks whose result nothing reads giving back what they were given; not rendered yet."""
+def rendered(program: str, toolbox: Toolbox) -> str:
+    """A changed program, rendered; a hook whose result nothing reads any more gives back what it was given."""
+    # hooks that nothing calls go first: they may have been the last that read another
+    program = emptied = render(program, "", toolbox)
     for name in unread_hooks(program):
         node = copy.deepcopy(hooks_of(program)[name])
-        node.body = list(syntax_tree(f"return ({', '.join(_MADE[name])})").body)
-        program = with_hook(program, node)
-    return program
+        node.body = list(syntax_tree(f"return {', '.join(sorted(_MADE[name]))}").body)
+        emptied = with_hook(emptied, node)
+    return program if emptied == program else render(emptied, "", toolbox)
 
 
 def replace(tree: ast.AST, old: ast.expr, new: ast.expr) -> None:
@@ -105,6 +106,14 @@ def _needed(
         called = set().union(*(_attributes(theirs[name], ast.Load) for name in new)) & theirs.keys()
         new = {name for name in called - needed if name not in NAMES or name not in mine}
     return needed
+
+
+def _read(node: ast.FunctionDef) -> set[str]:
+    """Names that a method reads; what it only hands to hooks is read by these or by nobody."""
+    calls = (one for one in ast.walk(node) if isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute))
+    handed = {id(given) for call in calls if call.func.attr in NAMES for given in call.args}  # type: ignore[attr-defined]
+    names = (one for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Load))
+    return {one.id for one in names if id(one) not in handed}
 
 
 def _body(node: ast.FunctionDef) -> list[str]:

@@ -61,7 +61,7 @@ def _changed_hook(program: str, rng: np.random.Generator, banned: Container[str]
     changes = (*new_paths, *_BY_HOOK.get(name, ()), _swap_activation, _change_number, _remove_path)
     if not changes[int(rng.integers(len(changes)))](node, rng):
         return None
-    return render(hooks.with_hook(program, node), "", toolbox)
+    return hooks.rendered(hooks.with_hook(program, node), toolbox)
 
 
 def _changed_anywhere(parent: Candidate, rng: np.random.Generator) -> str | None:

@@ -19,7 +19,7 @@ from arch_search.proposals.assignment import Assignment, Draft, Section, Writing
 from arch_search.proposals.difference import describe_difference
 from arch_search.proposals.fingerprint import normal_form
 from arch_search.proposals.grammar import edit_grammar, program_grammar
-from arch_search.proposals.hooks import unread_hooks, without_unread_hooks
+from arch_search.proposals.hooks import rendered, unread_hooks
 from arch_search.proposals.registry import BY_HOOK, HOOKS, MIX, Toolbox, toolbox_text
 from arch_search.proposals.rendering import (
     MIXER,
@@ -205,9 +205,7 @@ def _toolbox_child(assignment: Assignment, reply: str) -> tuple[str, str]:
     toolbox_check.check(node, assignment.parent.program, assignment.toolbox)
     text = function_text(hook, live_lines(node.body))
     program = splice.put_method(assignment.parent.program, MIXER, hook.name, text)
-    # hooks that nothing calls any more go first: they may have been the last that read another
-    program = render(program, "", assignment.toolbox)
-    return render(without_unread_hooks(program), "", assignment.toolbox), words
+    return rendered(program, assignment.toolbox), words
 
 
 def _spliced(assignment: Assignment, code: str) -> str:
@@ -233,7 +231,7 @@ def _spliced(assignment: Assignment, code: str) -> str:
     if new:
         program = splice.add_to_init(program, parent.class_name, "\n".join(new) + "\n")
     toolbox = assignment.toolbox
-    return render(program, "", toolbox) if is_toolbox_program(parent.program, toolbox) else program
+    return rendered(program, toolbox) if is_toolbox_program(parent.program, toolbox) else program
 
 
 def _public_class(program: str, wanted: str) -> str:

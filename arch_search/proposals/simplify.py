@@ -29,7 +29,7 @@ def simplify(parent: Candidate, reference: Candidate, rng: np.random.Generator, 
     smaller = list(_smaller(parent.program, reference.program, toolbox))
     for index in rng.permutation(len(smaller)):
         method, text = smaller[int(index)]
-        program = render(text, "", toolbox)
+        program = hooks.rendered(text, toolbox)
         if normal_form(program) in known:
             continue
         change = describe_difference(parent.program, program)

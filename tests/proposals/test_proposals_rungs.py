@@ -80,6 +80,15 @@ def test_an_edit_becomes_a_readable_program_that_can_be_edited_again(seed, candi
     build(grandchild)(torch.randn(1, 5, 16)).sum().backward()
 
 
+def test_what_a_rewritten_forward_reads_is_kept(seed, candidate):
+    mapped = rungs.program_from_reply(edit(seed, "feature_map"), MAPPED).program
+    reads = candidate(mapped.replace("self.output_gate(self.norm(o), x)", "self.output_gate(self.norm(o), x) + k"))
+    assert is_toolbox_program(reads.program, BUILT_IN)
+    program = rungs.program_from_reply(Assignment(rung="grammar_program", parent=reads), FILTERS).program
+    assert 'self.p.lin1("key", x)' in program
+    assert "feature_map" in rungs.editable_methods(program, BUILT_IN)
+
+
 def test_the_same_reply_gives_the_same_text(seed):
     first, second = (rungs.program_from_reply(edit(seed), GATED).program for _ in range(2))
     assert first == second
