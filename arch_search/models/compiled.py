@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from arch_search.models import stand_in
 from arch_search.models.language_model import LanguageModel
+from arch_search.models.time_limit import OutOfTimeError, time_limit
 from kernels.dispatch import Choice, recorded_choices, remember
 
 OPERATOR = "blocks"  # name of what is compiled, in the record of the paths that ran
@@ -33,14 +32,7 @@ _OPTIONS = {
     "fallback_random": True,  # the same dropout as eager
     "cpp_cache_precompile_headers": False,  # 160 MB in each folder
 }
-# the name that programs find is a stand-in by the time it is used here (models/stand_in.py)
-_compile: Callable[..., Any] = torch.compile
-
-Run = Callable[[], Any]
-
-
-class _OutOfTimeError(BaseException):
-    """Not an Exception, which the compiler would take for a failure of its own and go on."""
+_compile = stand_in.torch_compile  # the name that programs find is another function by the time of its use
 
 
 def import_compiler() -> None:
@@ -84,18 +76,13 @@ def _tried(
     weight = model.embedding.weight
     hidden = torch.randn(*shape, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.device)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    path = "compiled"
     # the paths that operators take here, also in float32, are not those of the training
     with torch.random.fork_rng(), recorded_choices():
         try:
-            with _alarm(limit_s):
-                for block in blocks:
-                    exact, written = _measured(block, hidden, torch.float32), _measured(block, hidden, precision)
-                    block.forward = _compile(block.forward, options=dict(_OPTIONS))
-                    if _error(_measured(block, hidden, precision), exact) > 2 * _error(written, exact) + LEAST_ERROR:
-                        path = "eager_differs"
-                        break
-        except _OutOfTimeError:
+            with time_limit(limit_s):
+                same = all(_is_same_compiled(block, hidden, precision) for block in blocks)
+            path = "compiled" if same else "eager_differs"
+        except OutOfTimeError:
             path = "eager_timeout"
         except Exception:  # whatever the compiler does not understand, or misses on this machine
             traceback.print_exc(file=sys.stderr)
@@ -107,23 +94,16 @@ def _tried(
     return path
 
 
+def _is_same_compiled(block: nn.Module, hidden: Tensor, precision: torch.dtype) -> bool:
+    """Leave the block compiled; whether it is then as exact as it was, against itself in float32."""
+    exact, written = _measured(block, hidden, torch.float32), _measured(block, hidden, precision)
+    block.forward = _compile(block.forward, options=dict(_OPTIONS))
+    return _error(_measured(block, hidden, precision), exact) <= 2 * _error(written, exact) + LEAST_ERROR
+
+
 def _as_written(blocks: list[nn.Module]) -> None:
     for block in blocks:
         vars(block).pop("forward", None)
-
-
-@contextmanager
-def _alarm(limit_s: int) -> Iterator[None]:
-    def ring(_number: int, _frame: FrameType | None) -> None:
-        raise _OutOfTimeError
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, limit_s)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _measured(block: nn.Module, hidden: Tensor, precision: torch.dtype) -> list[Tensor]:

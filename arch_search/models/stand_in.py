@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+torch_compile: Callable[..., Any] = torch.compile  # torch's own, whether `install` was called or not
+
 _FLA_PARENT = str(Path(__file__).parent / "fla_stand_in")
 _WITHOUT_TRANSFORMERS = str(Path(__file__).parent / "fla_stand_in" / "without_transformers")
 _HALF = frozenset({torch.bfloat16, torch.float16})

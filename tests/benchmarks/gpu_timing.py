@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 
 import torch
 from torch import Tensor
 
+from arch_search.models.time_limit import OutOfTimeError, time_limit
 from kernels.dispatch import recorded_choices
 from tests.benchmarks.gpu_rows import Function, Inputs, KernelRow, Line, Pass, Variant, Work
 
@@ -41,10 +39,6 @@ class Ceilings:
             work.matrix_flops / self.matrix_flops,
             work.vector_flops / self.vector_flops,
         )
-
-
-class _OverLimit(BaseException):
-    """A variant took too long to be ready. No Exception: a compiler would take it for a reason to fall back."""
 
 
 def measured(row: KernelRow, device: torch.device, variants: Sequence[Variant]) -> Iterator[Line]:
@@ -162,7 +156,7 @@ def _prepared(
     """The variant where it is right, and what the table has to say of it before any time."""
     line = Line(row=title, variant=variant.name)
     try:
-        with _limit(PREPARE_LIMIT_S), recorded_choices() as choices:
+        with time_limit(PREPARE_LIMIT_S), recorded_choices() as choices:
             call = variant.make()
             wrong = _difference(call, row, inputs, expected)
             if not wrong and variant.name == "ours" and not _repeats(call, row, inputs, expected):
@@ -174,7 +168,7 @@ def _prepared(
         return None, _noted(line, f"not installed ({error.name or error})")
     except torch.OutOfMemoryError:
         return None, _noted(line, "out of memory")
-    except _OverLimit:
+    except OutOfTimeError:
         return None, _noted(line, f"not ready after {PREPARE_LIMIT_S:.0f} s, left out", fails=variant.name == "ours")
     except Exception as error:
         words = " ".join(str(error).split())[:200]
@@ -275,20 +269,6 @@ def _lines(
 def is_steady(times: Sequence[float]) -> bool:
     low, median, high = statistics.quantiles(times, n=4, method="inclusive")
     return high - low <= STEADY * median
-
-
-@contextmanager
-def _limit(seconds: float) -> Iterator[None]:
-    def stop(signum: int, frame: FrameType | None) -> None:
-        raise _OverLimit
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _noted(line: Line, note: str, *, fails: bool = False) -> Line:
